@@ -1,0 +1,111 @@
+"""Names and values for experts that every room shares; free of torch.
+
+An update is independent of the model family: per (layer, expert, projection) the LoRA factor
+``B`` (``A`` is frozen and seeded, it never travels) or the whole weight. ``moe.adapters`` alone
+knows how a family stores them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class ExpertId(NamedTuple):
+    """One expert of the full model; ``index`` is global in its layer."""
+
+    layer: int
+    index: int
+
+
+class ParameterKey(NamedTuple):
+    """One tuned array of one expert, such as ``(3, 17, "fc_in.lora_B")`` or ``(3, 17, "fc_out.weight")``."""
+
+    layer: int
+    index: int
+    name: str
+
+    @property
+    def expert(self) -> ExpertId:
+        """The expert this array belongs to."""
+        return ExpertId(self.layer, self.index)
+
+
+ExpertArrays = dict[ParameterKey, NDArray[np.float32]]
+"""Values or deltas of tuned arrays, float32, by parameter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """How the assigned experts are tuned; the same on server and clients.
+
+    Parameters
+    ----------
+    method : {"ffa", "full"}
+        ``ffa``: LoRA with ``A`` frozen from ``seed`` and only ``B`` trained and sent (FFA-LoRA,
+        Sun et al. 2024, arXiv 2403.12313): linear in ``B``, so the weighted mean of the devices'
+        ``B`` is exactly the weighted mean of their ``B @ A``. ``full``: the expert weights.
+    lora_rank, lora_alpha : int, float
+        The change of a weight is ``lora_alpha / lora_rank * B @ A``.
+    lora_dropout : float
+        In [0, 1), on the input of ``A``, in training only.
+    seed : int
+        Seeds every ``A`` together with its parameter key.
+    """
+
+    method: Literal["ffa", "full"] = "ffa"
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertLayout:
+    """What a checkpoint's experts look like, read from its headers alone.
+
+    Parameters
+    ----------
+    family : str
+        The ``model_type`` of the text model.
+    num_experts : Mapping[int, int]
+        Decoder layer -> number of routed experts; MoE layers only, in ascending order.
+    top_k : int
+        Experts chosen per token.
+    expert_bytes : Mapping[int, int]
+        Decoder layer -> bytes of one expert in the checkpoint's dtype.
+    shared_bytes : int
+        Bytes of everything that is not a routed expert.
+    shapes : Mapping[str, tuple[int, int]]
+        Projection name -> ``(out_features, in_features)`` of its un-fused linear layer.
+    """
+
+    family: str
+    num_experts: Mapping[int, int]
+    top_k: int
+    expert_bytes: Mapping[int, int]
+    shared_bytes: int
+    shapes: Mapping[str, tuple[int, int]]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The decoder layers that have experts, ascending."""
+        return tuple(self.num_experts)
+
+    @property
+    def experts(self) -> tuple[ExpertId, ...]:
+        """Every expert of the model, by layer then index."""
+        return tuple(
+            ExpertId(layer, index)
+            for layer, count in self.num_experts.items()
+            for index in range(count)
+        )
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of the whole checkpoint."""
+        return self.shared_bytes + sum(
+            self.num_experts[layer] * self.expert_bytes[layer] for layer in self.layers
+        )

@@ -1,0 +1,1 @@
+"""On the satellite: configuration, the run, evaluation, state and report."""

@@ -1,0 +1,16 @@
+"""Fixtures shared by every room's tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real public data (element sets, ground truth, text); skips where it is absent."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("EMS_FL_SHARED_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"needs the shared data folder, not found at {folder}; set EMS_FL_SHARED_DATA")
+    return folder
