@@ -1,0 +1,319 @@
+"""EMS-FL: profile, assign, dispatch, merge. Start reading at :meth:`EmsFl.start`.
+
+Source of the idea: Xu, Zhang, Liu, Cui, "EMS-FL: Federated Tuning of Mixture-of-Experts in
+Satellite-Terrestrial Networks via Expert-Driven Model Splitting", arXiv 2602.19485 (abstract).
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from moe.experts import ExpertArrays
+from strategy.aggregation import WeightedDelta, merge_experts
+from strategy.assignment import Assignment, assign_experts
+from strategy.events import assigned_event, merged_event
+from strategy.messages import (
+    decode_arrays,
+    encode_arrays,
+    profile_instruction,
+    read_profile,
+    read_update,
+    train_instruction,
+)
+from strategy.settings import EmsFlSettings
+from strategy.state import Arrival, EmsFlState, Flight
+
+Event = dict[str, Any]
+EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
+
+
+class EmsFl(Strategy):
+    """Expert-driven splitting with stale-aware asynchronous aggregation.
+
+    The strategy touches the world only through a Flower ``Grid``: over ``sim.grid.SatelliteGrid``
+    nodes come and go with the satellites and time is simulated, over Flower's own grid the real
+    link does the delaying.
+
+    Parameters
+    ----------
+    settings : EmsFlSettings
+        What may be varied; see there.
+    clock : callable
+        Seconds since the run began: the grid's simulated time, or real time.
+    expects : callable, optional
+        Whether the answer to a message id can still arrive in its cluster's present contact;
+        without it, an answer is expected from whoever is in contact.
+    on_event : callable, optional
+        Receives every event as a dict, in order.
+    on_merge : callable, optional
+        Receives the state whenever the world has settled after a merge: the moment to save it.
+    state : EmsFlState, optional
+        Of an earlier run, to resume.
+    """
+
+    def __init__(
+        self,
+        settings: EmsFlSettings,
+        *,
+        clock: Callable[[], float],
+        expects: Callable[[str], bool] | None = None,
+        on_event: Callable[[Event], None] = lambda event: None,
+        on_merge: Callable[[EmsFlState], None] = lambda state: None,
+        state: EmsFlState | None = None,
+    ) -> None:
+        self.settings = settings
+        self.state = state or EmsFlState(values={})
+        self._clock = clock
+        self._expects = expects
+        self._on_event = on_event
+        self._on_merge = on_merge
+        self._in_view: set[int] = set()
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 0,
+        timeout: float = 86_400.0,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: EvaluateFn | None = None,
+    ) -> Result:
+        """Run until the horizon, the number of merges or the target.
+
+        As ``Strategy.start``, with ``num_rounds`` the number of merges (0: no limit) and
+        ``timeout`` the horizon in seconds of the run's clock.
+        """
+        state, result = self.state, Result()
+        state.values = state.values or decode_arrays(initial_arrays)
+        self._evaluate(evaluate_fn, result, at_start=state.merges == 0)
+
+        while not self._is_finished(num_rounds, timeout, result):
+            self._in_view = set(grid.get_node_ids())
+            self._push(grid, self._profile_questions())
+            self._assign_when_heard()
+            self._push(grid, self.configure_train(state.merges, initial_arrays, ConfigRecord(), grid))
+            for reply in grid.pull_messages(list(state.flights)):
+                self._receive(reply)
+            self._in_view = set(grid.get_node_ids())
+            merged = [self._merge(cluster) for cluster in self._passes_over()]
+            if merged:
+                self._evaluate(evaluate_fn, result)
+                self._on_merge(state)
+            time.sleep(self.settings.poll_interval_s)
+
+        for cluster in [name for name, waiting in state.arrivals.items() if waiting]:
+            self._merge(cluster)
+        self._evaluate(evaluate_fn, result, at_end=True)
+        self._on_merge(state)
+        result.arrays = encode_arrays(state.values)
+        return result
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return an order with the newest experts for every node that is in contact and idle.
+
+        A cluster whose updates wait for the end of the pass gets none: its nodes would start from
+        experts that are about to change.
+        """
+        state = self.state
+        if state.assignment is None:
+            return []
+        orders = []
+        for node_id in sorted(self._in_view - state.busy_nodes - set(state.refused)):
+            profile = state.profiles.get(node_id)
+            if profile is None or state.arrivals.get(profile.cluster):
+                continue
+            values = self._values_for(profile.cluster)
+            if values:
+                orders.append(train_instruction(node_id, values, state.dispatches.get(node_id, 0)))
+        return orders
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Take in replies and merge every cluster they come from at once."""
+        for reply in replies:
+            self._receive(reply)
+        for cluster in [name for name, waiting in self.state.arrivals.items() if waiting]:
+            self._merge(cluster)
+        return encode_arrays(self.state.values), None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask nobody: windows are for experts; evaluation is the server's ``evaluate_fn``."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Return nothing, since nobody was asked."""
+        return None
+
+    def summary(self) -> None:
+        """Log nothing: the run's own report says more."""
+
+    def _profile_questions(self) -> Sequence[Message]:
+        state = self.state
+        strangers = self._in_view - state.profiles.keys() - set(state.refused) - state.busy_nodes
+        return [profile_instruction(node_id) for node_id in sorted(strangers)]
+
+    def _assign_when_heard(self) -> None:
+        """Assign once every expected cluster has been heard, or the wait for them is over."""
+        state, settings = self.state, self.settings
+        if state.assignment is not None or not state.profiles:
+            return
+        missing = set(settings.clusters) - {profile.cluster for profile in state.profiles.values()}
+        still_asked = any(self._is_expected(message_id) for message_id in state.flights)
+        if (missing or still_asked) and self._clock() < settings.profile_wait_s:
+            return
+        state.assignment = self._assign()
+        self._on_event({"time_s": self._clock()} | assigned_event(state.assignment, missing))
+
+    def _assign(self) -> Assignment:
+        profiles = self.state.profiles.values()
+        mass, limit = {}, {}
+        for cluster in [name for name in self.settings.clusters if any(p.cluster == name for p in profiles)]:
+            of_cluster = [profile for profile in profiles if profile.cluster == cluster]
+            mass[cluster] = [sum(layers) for layers in zip(*(p.mass for p in of_cluster), strict=True)]
+            limit[cluster] = self.settings.max_experts(cluster, min(p.memory_bytes for p in of_cluster))
+        return assign_experts(
+            mass, self.settings.layers, limit, method=self.settings.assign_method, seed=self.settings.seed
+        )
+
+    def _values_for(self, cluster: str) -> ExpertArrays:
+        assert self.state.assignment is not None
+        experts = set(self.state.assignment.experts.get(cluster, ()))
+        return {key: value for key, value in self.state.values.items() if key.expert in experts}
+
+    def _push(self, grid: Grid, messages: Iterable[Message]) -> None:
+        # One at a time: Flower's in-memory grid drops a refused message from its list of ids.
+        for message in messages:
+            for message_id in grid.push_messages([message]):
+                self._note_flight(message_id, message)
+
+    def _note_flight(self, message_id: str, message: Message) -> None:
+        state, node_id = self.state, message.metadata.dst_node_id
+        versions = {}
+        if message.metadata.message_type == "train":
+            state.dispatches[node_id] = state.dispatches.get(node_id, 0) + 1
+            experts = self._values_for(state.profiles[node_id].cluster)
+            versions = {key.expert: state.version(key.expert) for key in experts}
+        state.flights[message_id] = Flight(node_id=node_id, versions=versions)
+
+    def _receive(self, reply: Message) -> None:
+        """Note a profile, buffer an update, or log why neither was possible."""
+        state, node_id = self.state, reply.metadata.src_node_id
+        flight = state.flights.pop(reply.metadata.reply_to_message_id)
+        try:
+            if reply.has_error():
+                raise ValueError(f"Flower error {reply.error.code}: {reply.error.reason}")
+            if flight.versions:
+                self._buffer(node_id, flight, reply)
+            else:
+                self._register(node_id, reply)
+            state.failures.pop(node_id, None)
+        except ValueError as fault:
+            self._refuse(node_id, str(fault))
+
+    def _register(self, node_id: int, reply: Message) -> None:
+        profile = read_profile(reply)
+        self.settings.check_profile(profile)
+        self.state.profiles[node_id] = profile
+        event = {"event": "profiled", "node": node_id, "cluster": profile.cluster}
+        counts = {"devices": list(profile.devices), "num_examples": profile.num_examples}
+        self._on_event({"time_s": self._clock()} | event | counts)
+
+    def _buffer(self, node_id: int, flight: Flight, reply: Message) -> None:
+        profile = self.state.profiles[node_id]
+        asked = {key: value for key, value in self.state.values.items() if key.expert in flight.versions}
+        update = read_update(reply, asked, profile.num_examples)
+        arrival = Arrival(node_id=node_id, versions=flight.versions, update=update, arrived_s=self._clock())
+        self.state.arrivals.setdefault(profile.cluster, []).append(arrival)
+
+    def _refuse(self, node_id: int, reason: str) -> None:
+        """Log a fault; a node that fails too often in a row is left alone."""
+        failures = self.state.failures
+        failures[node_id] = failures.get(node_id, 0) + 1
+        event = {"event": "refused", "node": node_id, "reason": reason, "failures": failures[node_id]}
+        if failures[node_id] >= self.settings.max_failures:
+            self.state.refused[node_id] = reason
+        self._on_event({"time_s": self._clock()} | event)
+
+    def _passes_over(self) -> list[str]:
+        """Return the clusters whose buffered updates should be merged now."""
+        state, now_s = self.state, self._clock()
+        return [
+            cluster
+            for cluster, waiting in state.arrivals.items()
+            if waiting
+            and (
+                now_s - waiting[0].arrived_s >= self.settings.merge_wait_s
+                or not any(
+                    self._is_expected(message_id)
+                    for message_id, flight in state.flights.items()
+                    if flight.versions and state.profiles[flight.node_id].cluster == cluster
+                )
+            )
+        ]
+
+    def _is_expected(self, message_id: str) -> bool:
+        if self._expects is not None:
+            return self._expects(message_id)
+        return self.state.flights[message_id].node_id in self._in_view
+
+    def _merge(self, cluster: str) -> None:
+        """Merge one pass: the updates that came down together, each by its own staleness."""
+        state, discount = self.state, self.settings.discount
+        arrivals = sorted(state.arrivals.pop(cluster), key=lambda arrival: arrival.node_id)
+        staleness = [
+            {expert: state.version(expert) - version for expert, version in arrival.versions.items()}
+            for arrival in arrivals
+        ]
+        updates = [
+            WeightedDelta(
+                delta=arrival.update.arrays,
+                num_examples=arrival.update.num_examples,
+                discounts={expert: discount(s) for expert, s in stale.items()},
+            )
+            for arrival, stale in zip(arrivals, staleness, strict=True)
+        ]
+        state.values = merge_experts(
+            state.values,
+            updates,
+            server_learning_rate=self.settings.server_learning_rate,
+            min_total_examples=self._cluster_examples(cluster) if self.settings.count_whole_cluster else 0,
+        )
+        for expert in {key.expert for update in updates for key in update.delta}:
+            state.versions[expert] = state.version(expert) + 1
+        state.merges += 1
+        event = merged_event(cluster, state, arrivals, staleness, discount)
+        self._on_event({"time_s": self._clock()} | event)
+
+    def _cluster_examples(self, cluster: str) -> int:
+        return sum(p.num_examples for p in self.state.profiles.values() if p.cluster == cluster)
+
+    def _is_finished(self, max_merges: int, horizon_s: float, result: Result) -> bool:
+        losses = [float(m["loss"]) for m in result.evaluate_metrics_serverapp.values() if "loss" in m]
+        return (
+            self._clock() >= horizon_s
+            or 0 < max_merges <= self.state.merges
+            or bool(losses and losses[-1] <= self.settings.target_loss)
+        )
+
+    def _evaluate(
+        self, evaluate_fn: EvaluateFn | None, result: Result, *, at_start: bool = False, at_end: bool = False
+    ) -> None:
+        merges, every = self.state.merges, self.settings.evaluate_every_merges
+        due = merges - self.state.evaluated_at >= every if every else False
+        if evaluate_fn is None or not (at_start or at_end or due):
+            return
+        self.state.evaluated_at = merges
+        metrics = evaluate_fn(merges, encode_arrays(self.state.values))
+        if metrics is not None:
+            result.evaluate_metrics_serverapp[merges] = metrics
+            self._on_event({"time_s": self._clock(), "event": "evaluated", "merges": merges} | dict(metrics))

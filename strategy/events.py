@@ -1,0 +1,56 @@
+"""The strategy's lines of the event log: what a reader needs to follow every number."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from moe.experts import ExpertId
+from strategy.assignment import Assignment
+from strategy.staleness import Discount
+from strategy.state import Arrival, EmsFlState
+
+
+def assigned_event(assignment: Assignment, missing: Iterable[str]) -> dict[str, Any]:
+    """Return who got which experts, the capture beside random assignment's, and who was not heard."""
+    return {
+        "event": "assigned",
+        "experts": {name: [_name(e) for e in experts] for name, experts in assignment.experts.items()},
+        "groups": [list(group) for group in assignment.groups],
+        "capture": dict(assignment.capture),
+        "random_capture": dict(assignment.random_capture),
+        "near_uniform": list(assignment.near_uniform),
+        "not_heard": sorted(missing),
+    }
+
+
+def merged_event(
+    cluster: str,
+    state: EmsFlState,
+    arrivals: Sequence[Arrival],
+    staleness: Sequence[Mapping[ExpertId, int]],
+    discount: Discount,
+) -> dict[str, Any]:
+    """Return one merge: its updates with their devices, staleness, discount and loss, per expert."""
+    updates = [
+        {
+            "node": arrival.node_id,
+            "devices": list(state.profiles[arrival.node_id].devices),
+            "num_examples": arrival.update.num_examples,
+            "local_steps": arrival.update.local_steps,
+            "train_loss": arrival.update.train_loss,
+            "staleness": {_name(expert): s for expert, s in stale.items()},
+            "discount": {_name(expert): discount(s) for expert, s in stale.items()},
+        }
+        for arrival, stale in zip(arrivals, staleness, strict=True)
+    ]
+    experts = sorted({expert for stale in staleness for expert in stale})
+    return {
+        "event": "merged",
+        "cluster": cluster,
+        "merges": state.merges,
+        "versions": {_name(expert): state.version(expert) for expert in experts},
+        "updates": updates,
+    }
+
+
+def _name(expert: ExpertId) -> str:
+    return f"{expert.layer}.{expert.index}"

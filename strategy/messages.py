@@ -1,0 +1,279 @@
+"""ExpertUpdate and profile <-> RecordDict: the only file that knows the wire keys.
+
+A training message carries one ArrayRecord and one ConfigRecord, its reply one ArrayRecord and one
+MetricRecord with ``num-examples``, under the keys Flower's own strategies use, so that the same
+client also answers a stock ``FedAvg``. Arrays are named ``layer.expert.name``.
+"""
+
+import math
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from moe.experts import ExpertArrays, ParameterKey
+
+ARRAYS = "arrays"
+CONFIG = "config"
+METRICS = "metrics"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What a node says of itself at first contact.
+
+    Parameters
+    ----------
+    cluster : str
+        The cluster it belongs to.
+    devices : tuple[int, ...]
+        The devices it hosts.
+    mass : tuple of arrays [E]
+        Gate mass of its data per MoE layer and expert, >= 0.
+    num_examples : int
+        Training examples its devices hold together.
+    memory_bytes : int
+        Memory of its smallest device for a model.
+    fingerprint : str
+        Of the base checkpoint it holds; must be the server's.
+    """
+
+    cluster: str
+    devices: tuple[int, ...]
+    mass: tuple[NDArray[np.float64], ...]
+    num_examples: int
+    memory_bytes: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainTask:
+    """What the server asks for: continue from ``values``, answer with deltas or with values.
+
+    Parameters
+    ----------
+    values : ExpertArrays
+        Newest server values of the experts to train.
+    dispatch : int
+        How many times this node has been asked before; seeds the order of its data.
+    reply_with : str
+        ``delta`` (value minus start) or ``values`` (for strategies that average models).
+    """
+
+    values: ExpertArrays
+    dispatch: int
+    reply_with: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertUpdate:
+    """What a node sends back.
+
+    Parameters
+    ----------
+    arrays : ExpertArrays
+        Deltas (or values) per tuned array; the exact weighted mean over the node's devices.
+    num_examples : int
+        Examples trained on, over all its devices.
+    train_loss : float
+        Mean training loss per token in nats over the local steps.
+    local_steps : int
+        Optimiser steps taken by each device.
+    """
+
+    arrays: ExpertArrays
+    num_examples: int
+    train_loss: float
+    local_steps: int
+
+
+def encode_arrays(arrays: ExpertArrays) -> ArrayRecord:
+    """Return the arrays as a record, keys sorted so that equal content gives equal bytes."""
+    return ArrayRecord({_name(key): Array(arrays[key]) for key in sorted(arrays)})
+
+
+def decode_arrays(record: ArrayRecord) -> ExpertArrays:
+    """Return the arrays of a record.
+
+    Raises
+    ------
+    ValueError
+        If a name is not ``layer.expert.name``.
+    """
+    return {_key(name): array.numpy() for name, array in record.items()}
+
+
+def profile_instruction(node_id: int) -> Message:
+    """Return the question every node is asked at first contact."""
+    return Message(RecordDict({CONFIG: ConfigRecord({"task": "profile"})}), node_id, MessageType.QUERY)
+
+
+def profile_reply(profile: Profile, instruction: Message) -> Message:
+    """Return the answer to a profile question."""
+    mass = {f"{at:04d}": Array(layer.astype(np.float32)) for at, layer in enumerate(profile.mass)}
+    content = RecordDict(
+        {
+            ARRAYS: ArrayRecord(mass),
+            CONFIG: ConfigRecord(
+                {
+                    "cluster": profile.cluster,
+                    "devices": list(profile.devices),
+                    "fingerprint": profile.fingerprint,
+                }
+            ),
+            METRICS: MetricRecord(
+                {"num-examples": profile.num_examples, "memory-bytes": profile.memory_bytes}
+            ),
+        }
+    )
+    return Message(content, reply_to=instruction)
+
+
+def read_profile(reply: Message) -> Profile:
+    """Return the profile a reply carries.
+
+    Raises
+    ------
+    ValueError
+        If something is missing or impossible.
+    """
+    arrays, config, metrics = _arrays(reply), _config(reply), _metrics(reply)
+    try:
+        profile = Profile(
+            cluster=str(config["cluster"]),
+            devices=tuple(int(d) for d in cast(list[int], config["devices"])),
+            mass=tuple(arrays[name].numpy().astype(np.float64) for name in sorted(arrays)),
+            num_examples=int(metrics["num-examples"]),
+            memory_bytes=int(metrics["memory-bytes"]),
+            fingerprint=str(config["fingerprint"]),
+        )
+    except KeyError as missing:
+        raise ValueError(f"a profile lacks {missing}") from None
+    if profile.num_examples <= 0:
+        raise ValueError(f"a profile must stand for at least one example, got {profile.num_examples}")
+    if not all(np.isfinite(layer).all() and (layer >= 0).all() for layer in profile.mass):
+        raise ValueError("the routing mass of a profile must be finite and >= 0")
+    return profile
+
+
+def train_instruction(node_id: int, values: ExpertArrays, dispatch: int) -> Message:
+    """Return the order to train the experts in ``values``."""
+    config = ConfigRecord({"dispatch": dispatch, "reply-with": "delta"})
+    content = RecordDict({ARRAYS: encode_arrays(values), CONFIG: config})
+    return Message(content, node_id, MessageType.TRAIN)
+
+
+def read_task(instruction: Message) -> TrainTask:
+    """Return what a training or evaluation message asks for; also one of a stock strategy.
+
+    Raises
+    ------
+    ValueError
+        If it carries no arrays.
+    """
+    arrays, config = _arrays(instruction), _config(instruction)
+    dispatch = config.get("dispatch", config.get("server-round", 0))
+    return TrainTask(
+        values=decode_arrays(arrays),
+        dispatch=int(cast(int, dispatch)),
+        reply_with=str(config.get("reply-with", "values")),
+    )
+
+
+def update_reply(update: ExpertUpdate, instruction: Message) -> Message:
+    """Return the answer to a training order."""
+    metrics = MetricRecord(
+        {
+            "num-examples": update.num_examples,
+            "train-loss": update.train_loss,
+            "local-steps": update.local_steps,
+        }
+    )
+    content = RecordDict({ARRAYS: encode_arrays(update.arrays), METRICS: metrics})
+    return Message(content, reply_to=instruction)
+
+
+def loss_reply(loss: float, num_examples: int, instruction: Message) -> Message:
+    """Return the answer to an evaluation order: mean loss per token in nats."""
+    metrics = MetricRecord({"num-examples": num_examples, "loss": loss})
+    return Message(RecordDict({METRICS: metrics}), reply_to=instruction)
+
+
+def read_update(reply: Message, asked: ExpertArrays, own_examples: int) -> ExpertUpdate:
+    """Return the update a reply carries, or refuse it.
+
+    Parameters
+    ----------
+    reply : Message
+        From the node.
+    asked : ExpertArrays
+        What the node was asked to train: keys and shapes.
+    own_examples : int
+        Examples the node said it holds; it cannot have trained on more.
+
+    Raises
+    ------
+    ValueError
+        If the update is hostile or broken: NaN or infinite values, a wrong shape, an expert that
+        was not assigned, no expert at all, or more examples than the node holds.
+    """
+    record, metrics = _arrays(reply), _metrics(reply)
+    arrays = decode_arrays(record)
+    _refuse_foreign(arrays, asked)
+    try:
+        num_examples, steps = int(metrics["num-examples"]), int(metrics["local-steps"])
+        loss = float(cast(float, metrics["train-loss"]))
+    except KeyError as missing:
+        raise ValueError(f"the update lacks {missing}") from None
+    if not 1 <= num_examples <= own_examples:
+        raise ValueError(f"it claims {num_examples} examples; the node holds {own_examples}")
+    if not math.isfinite(loss) or steps < 1:
+        raise ValueError(f"its training loss is {loss} after {steps} steps")
+    return ExpertUpdate(arrays=arrays, num_examples=num_examples, train_loss=loss, local_steps=steps)
+
+
+def _refuse_foreign(arrays: ExpertArrays, asked: ExpertArrays) -> None:
+    if not arrays:
+        raise ValueError("the update carries no expert")
+    for key, values in arrays.items():
+        if key not in asked:
+            raise ValueError(f"it carries {_name(key)}, which was not assigned to it")
+        if values.shape != asked[key].shape:
+            raise ValueError(f"{_name(key)} has shape {values.shape}; it must be {asked[key].shape}")
+        if values.dtype != asked[key].dtype:
+            raise ValueError(f"{_name(key)} is {values.dtype}; it must be {asked[key].dtype}")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{_name(key)} holds NaN or infinite values")
+
+
+def _arrays(message: Message) -> ArrayRecord:
+    return message.content.array_records[_present(message, ARRAYS, message.content.array_records)]
+
+
+def _config(message: Message) -> ConfigRecord:
+    return message.content.config_records[_present(message, CONFIG, message.content.config_records)]
+
+
+def _metrics(message: Message) -> MetricRecord:
+    return message.content.metric_records[_present(message, METRICS, message.content.metric_records)]
+
+
+def _present(message: Message, name: str, records: Container[str]) -> str:
+    if name not in records:
+        raise ValueError(f"a {message.metadata.message_type} message lacks its record {name!r}")
+    return name
+
+
+def _name(key: ParameterKey) -> str:
+    return f"{key.layer}.{key.index}.{key.name}"
+
+
+def _key(name: str) -> ParameterKey:
+    layer, _, rest = name.partition(".")
+    index, _, parameter = rest.partition(".")
+    if not (layer.isdecimal() and index.isdecimal() and parameter):
+        raise ValueError(f"the array name {name!r} is not layer.expert.name")
+    return ParameterKey(int(layer), int(index), parameter)

@@ -1,0 +1,124 @@
+"""What may be varied in EMS-FL, and the checks at its door."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from moe.experts import ExpertLayout
+from strategy.messages import Profile
+from strategy.staleness import Discount, polynomial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmsFlSettings:
+    """Settings of the strategy.
+
+    Parameters
+    ----------
+    layout : ExpertLayout
+        Of the server's base checkpoint.
+    fingerprint : str
+        Of the same; a node with another base is refused.
+    clusters : sequence of str
+        Every cluster that may take part; a node of another one is refused.
+    max_experts : callable
+        ``(cluster, memory_bytes) -> experts`` that a layer may give the cluster.
+    assign_method : str
+        ``optimal``, ``random`` or ``all``; see :func:`strategy.assignment.assign_experts`.
+    discount : Discount
+        Strength of a late update; see :mod:`strategy.staleness`.
+    server_learning_rate : float
+        > 0.
+    count_whole_cluster : bool
+        Whether silent devices of a cluster count in the mean, with a delta of zero.
+    profile_wait_s : float
+        How long to wait for clusters that have not been heard.
+    merge_wait_s : float
+        How long the first update of a pass waits for the rest of it.
+    evaluate_every_merges : int
+        0: only at the start and at the end.
+    target_loss : float
+        The run ends when the evaluated loss is at most this; 0: never.
+    max_failures : int
+        Faults in a row after which a node is left alone.
+    poll_interval_s : float
+        Real seconds between two looks at a grid that does not block; 0 for a simulated one.
+    seed : int
+        For random assignment.
+    """
+
+    layout: ExpertLayout
+    fingerprint: str
+    clusters: Sequence[str]
+    max_experts: Callable[[str, int], int]
+    assign_method: str = "optimal"
+    discount: Discount = polynomial(0.5)
+    server_learning_rate: float = 1.0
+    count_whole_cluster: bool = False
+    profile_wait_s: float = 43_200.0
+    merge_wait_s: float = 600.0
+    evaluate_every_merges: int = 0
+    target_loss: float = 0.0
+    max_failures: int = 5
+    poll_interval_s: float = 0.0
+    seed: int = 0
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """MoE layers of the base, ascending."""
+        return self.layout.layers
+
+    def check_profile(self, profile: Profile) -> None:
+        """Refuse a node that does not belong to this run.
+
+        Raises
+        ------
+        ValueError
+            If its cluster is unknown, its base differs from the server's, its routing statistics
+            have another shape, or its memory holds no expert.
+        """
+        if profile.cluster not in self.clusters:
+            raise ValueError(f"cluster {profile.cluster!r} is unknown; this run has {list(self.clusters)}")
+        if profile.fingerprint != self.fingerprint:
+            raise ValueError(
+                f"its base checkpoint {profile.fingerprint[:12]} is not the server's "
+                f"{self.fingerprint[:12]}: install the same one"
+            )
+        expected = [self.layout.num_experts[layer] for layer in self.layers]
+        if [len(layer) for layer in profile.mass] != expected:
+            raise ValueError(f"its routing statistics do not cover the model's experts {expected}")
+        if self.max_experts(profile.cluster, profile.memory_bytes) < 1:
+            raise ValueError(
+                f"its memory of {profile.memory_bytes} bytes does not hold the shared part and one "
+                f"expert per layer of {self.layout.family} ({self.layout.shared_bytes} bytes shared)"
+            )
+
+
+def experts_that_fit(
+    layout: ExpertLayout, memory_bytes: int, *, adapter_bytes: int = 0, window_bytes: float = 0.0
+) -> int:
+    """Return how many experts of every layer a device can hold and send.
+
+    Parameters
+    ----------
+    layout : ExpertLayout
+        Of the base.
+    memory_bytes : int
+        For the weights of the sub-model.
+    adapter_bytes : int
+        Upload of one expert in every layer; 0: no limit from the link.
+    window_bytes : float
+        What one contact carries for the device.
+
+    Returns
+    -------
+    int
+        At least 0 and at most the experts of the smallest layer. The link never takes the last
+        expert away: an update may take several windows.
+    """
+    one_of_each = sum(layout.expert_bytes[layer] for layer in layout.layers)
+    fit = min(layout.num_experts.values())
+    if one_of_each:
+        fit = min(fit, max(0, memory_bytes - layout.shared_bytes) // one_of_each)
+    if adapter_bytes > 0:
+        fit = min(fit, max(1, int(window_bytes // adapter_bytes)))
+    return int(fit)

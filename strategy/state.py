@@ -1,0 +1,97 @@
+"""Everything of the strategy that survives a merge: enough to stop anywhere and resume."""
+
+from dataclasses import dataclass, field
+
+from moe.experts import ExpertArrays, ExpertId
+from strategy.assignment import Assignment
+from strategy.messages import ExpertUpdate, Profile
+
+
+@dataclass(slots=True, kw_only=True)
+class Flight:
+    """One message that has not been answered yet.
+
+    Parameters
+    ----------
+    node_id : int
+        Whom it went to.
+    versions : dict[ExpertId, int]
+        Version of every expert it carries; empty for a profile question.
+    """
+
+    node_id: int
+    versions: dict[ExpertId, int]
+
+
+@dataclass(slots=True, kw_only=True)
+class Arrival:
+    """One update that waits for the end of its cluster's pass.
+
+    Parameters
+    ----------
+    node_id : int
+        Who sent it.
+    versions : dict[ExpertId, int]
+        Version of every expert when the update started.
+    update : ExpertUpdate
+        What it carries.
+    arrived_s : float
+        When, on the run's clock.
+    """
+
+    node_id: int
+    versions: dict[ExpertId, int]
+    update: ExpertUpdate
+    arrived_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class EmsFlState:
+    """The one mutable value of a run.
+
+    Parameters
+    ----------
+    values : ExpertArrays
+        Server values of every tuned array; replaced, never changed in place.
+    versions : dict[ExpertId, int]
+        Merges so far, per expert; an expert that is missing has had none.
+    profiles : dict[int, Profile]
+        By node id.
+    refused : dict[int, str]
+        Nodes that cannot take part, with the reason.
+    assignment : Assignment or None
+        None until enough clusters have been heard.
+    flights : dict[str, Flight]
+        By message id.
+    arrivals : dict[str, list[Arrival]]
+        By cluster, since its last merge.
+    dispatches : dict[int, int]
+        Training orders sent so far, by node id.
+    failures : dict[int, int]
+        Faults in a row, by node id.
+    merges : int
+        Merges so far, all clusters together.
+    evaluated_at : int
+        ``merges`` at the last evaluation.
+    """
+
+    values: ExpertArrays
+    versions: dict[ExpertId, int] = field(default_factory=dict)
+    profiles: dict[int, Profile] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+    assignment: Assignment | None = None
+    flights: dict[str, Flight] = field(default_factory=dict)
+    arrivals: dict[str, list[Arrival]] = field(default_factory=dict)
+    dispatches: dict[int, int] = field(default_factory=dict)
+    failures: dict[int, int] = field(default_factory=dict)
+    merges: int = 0
+    evaluated_at: int = 0
+
+    def version(self, expert: ExpertId) -> int:
+        """Return how often the expert has been merged."""
+        return self.versions.get(expert, 0)
+
+    @property
+    def busy_nodes(self) -> set[int]:
+        """Nodes that owe an answer."""
+        return {flight.node_id for flight in self.flights.values()}
