@@ -7,20 +7,22 @@ knows how a family stores them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-class ExpertId(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class ExpertId:
     """One expert of the full model; ``index`` is global in its layer."""
 
     layer: int
     index: int
 
 
-class ParameterKey(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class ParameterKey:
     """One tuned array of one expert, such as ``(3, 17, "fc_in.lora_B")`` or ``(3, 17, "fc_out.weight")``."""
 
     layer: int
@@ -98,9 +100,7 @@ class ExpertLayout:
     def experts(self) -> tuple[ExpertId, ...]:
         """Every expert of the model, by layer then index."""
         return tuple(
-            ExpertId(layer, index)
-            for layer, count in self.num_experts.items()
-            for index in range(count)
+            ExpertId(layer, index) for layer, count in self.num_experts.items() for index in range(count)
         )
 
     @property

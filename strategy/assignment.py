@@ -43,7 +43,8 @@ class Assignment:
     def near_uniform(self) -> tuple[str, ...]:
         """Clusters whose capture is hardly above what random assignment gives."""
         return tuple(
-            name for name, share in self.capture.items()
+            name
+            for name, share in self.capture.items()
             if self.random_capture[name] < 1.0 and share < NEAR_UNIFORM * self.random_capture[name]
         )
 
@@ -121,13 +122,11 @@ def _transport(share_CE: NDArray[np.float64], limit_C: NDArray[np.int64]) -> NDA
         bounds=(0, 1),
     )
     if not solution.success:
-        raise RuntimeError(f"the assignment of {E} experts to {C} clusters was not solved: {solution.message}")
+        raise RuntimeError(f"no assignment of {E} experts to {C} clusters was found: {solution.message}")
     return np.asarray(solution.x.reshape(C, E) > 0.5)
 
 
-def _groups(
-    share: Mapping[str, Sequence[NDArray[np.float64]]], most: int
-) -> tuple[tuple[str, ...], ...]:
+def _groups(share: Mapping[str, Sequence[NDArray[np.float64]]], most: int) -> tuple[tuple[str, ...], ...]:
     """Return at most ``most`` groups of clusters with similar routing (average linkage)."""
     names = tuple(share)
     if len(names) <= most:

@@ -6,11 +6,12 @@ Satellite-Terrestrial Networks via Expert-Driven Model Splitting", arXiv 2602.19
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
+from typing_extensions import override
 
 from moe.experts import ExpertArrays
 from strategy.aggregation import WeightedDelta, merge_experts
@@ -29,6 +30,10 @@ from strategy.state import Arrival, EmsFlState, Flight
 
 Event = dict[str, Any]
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
+
+
+def _ignore(_: object) -> None:
+    """Take no notice."""
 
 
 class EmsFl(Strategy):
@@ -61,8 +66,8 @@ class EmsFl(Strategy):
         *,
         clock: Callable[[], float],
         expects: Callable[[str], bool] | None = None,
-        on_event: Callable[[Event], None] = lambda event: None,
-        on_merge: Callable[[EmsFlState], None] = lambda state: None,
+        on_event: Callable[[Event], None] = _ignore,
+        on_merge: Callable[[EmsFlState], None] = _ignore,
         state: EmsFlState | None = None,
     ) -> None:
         self.settings = settings
@@ -73,6 +78,7 @@ class EmsFl(Strategy):
         self._on_merge = on_merge
         self._in_view: set[int] = set()
 
+    @override
     def start(
         self,
         grid: Grid,
@@ -100,8 +106,9 @@ class EmsFl(Strategy):
             for reply in grid.pull_messages(list(state.flights)):
                 self._receive(reply)
             self._in_view = set(grid.get_node_ids())
-            merged = [self._merge(cluster) for cluster in self._passes_over()]
-            if merged:
+            if over := self._passes_over():
+                for cluster in over:
+                    self._merge(cluster)
                 self._evaluate(evaluate_fn, result)
                 self._on_merge(state)
             time.sleep(self.settings.poll_interval_s)
@@ -113,6 +120,7 @@ class EmsFl(Strategy):
         result.arrays = encode_arrays(state.values)
         return result
 
+    @override
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -134,6 +142,7 @@ class EmsFl(Strategy):
                 orders.append(train_instruction(node_id, values, state.dispatches.get(node_id, 0)))
         return orders
 
+    @override
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -144,16 +153,19 @@ class EmsFl(Strategy):
             self._merge(cluster)
         return encode_arrays(self.state.values), None
 
+    @override
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask nobody: windows are for experts; evaluation is the server's ``evaluate_fn``."""
         return []
 
+    @override
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return nothing, since nobody was asked."""
         return None
 
+    @override
     def summary(self) -> None:
         """Log nothing: the run's own report says more."""
 
@@ -298,7 +310,7 @@ class EmsFl(Strategy):
         return sum(p.num_examples for p in self.state.profiles.values() if p.cluster == cluster)
 
     def _is_finished(self, max_merges: int, horizon_s: float, result: Result) -> bool:
-        losses = [float(m["loss"]) for m in result.evaluate_metrics_serverapp.values() if "loss" in m]
+        losses = [cast(float, metrics["loss"]) for metrics in result.evaluate_metrics_serverapp.values()]
         return (
             self._clock() >= horizon_s
             or 0 < max_merges <= self.state.merges

@@ -101,9 +101,16 @@ def decode_arrays(record: ArrayRecord) -> ExpertArrays:
     Raises
     ------
     ValueError
-        If a name is not ``layer.expert.name``.
+        If a name is not ``layer.expert.name`` or its bytes are not an array.
     """
-    return {_key(name): array.numpy() for name, array in record.items()}
+    return {_key(name): _decoded(name, array) for name, array in record.items()}
+
+
+def _decoded(name: str, array: Array) -> NDArray[np.float32]:
+    try:
+        return cast(NDArray[np.float32], array.numpy())
+    except (ValueError, TypeError, EOFError, OSError) as fault:  # whatever hostile bytes may raise
+        raise ValueError(f"{name} is not a readable array: {fault}") from None
 
 
 def profile_instruction(node_id: int) -> Message:
@@ -146,8 +153,8 @@ def read_profile(reply: Message) -> Profile:
             cluster=str(config["cluster"]),
             devices=tuple(int(d) for d in cast(list[int], config["devices"])),
             mass=tuple(arrays[name].numpy().astype(np.float64) for name in sorted(arrays)),
-            num_examples=int(metrics["num-examples"]),
-            memory_bytes=int(metrics["memory-bytes"]),
+            num_examples=int(cast(int, metrics["num-examples"])),
+            memory_bytes=int(cast(int, metrics["memory-bytes"])),
             fingerprint=str(config["fingerprint"]),
         )
     except KeyError as missing:
@@ -224,7 +231,8 @@ def read_update(reply: Message, asked: ExpertArrays, own_examples: int) -> Exper
     arrays = decode_arrays(record)
     _refuse_foreign(arrays, asked)
     try:
-        num_examples, steps = int(metrics["num-examples"]), int(metrics["local-steps"])
+        num_examples = int(cast(int, metrics["num-examples"]))
+        steps = int(cast(int, metrics["local-steps"]))
         loss = float(cast(float, metrics["train-loss"]))
     except KeyError as missing:
         raise ValueError(f"the update lacks {missing}") from None

@@ -1,7 +1,7 @@
 """What may be varied in EMS-FL, and the checks at its door."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from moe.experts import ExpertLayout
 from strategy.messages import Profile
@@ -51,7 +51,7 @@ class EmsFlSettings:
     clusters: Sequence[str]
     max_experts: Callable[[str, int], int]
     assign_method: str = "optimal"
-    discount: Discount = polynomial(0.5)
+    discount: Discount = field(default_factory=polynomial)
     server_learning_rate: float = 1.0
     count_whole_cluster: bool = False
     profile_wait_s: float = 43_200.0
