@@ -166,7 +166,7 @@ class PopulationSettings(Section):
     step_time_s: float = Field(
         default=60.0, gt=0, le=1e6, description="Median seconds a device needs per local step."
     )
-    # 0.5 makes the slowest of 96 devices some ten times slower than the fastest.
+    # Draws are cut at two standard deviations: at 0.5 the slowest device is exp(2) = 7 times the fastest.
     speed_spread: float = Field(
         default=0.5, ge=0, le=4, description="Standard deviation of log(step time) over devices."
     )
@@ -176,3 +176,5 @@ class PopulationSettings(Section):
     memory_mb: float = Field(
         default=64.0, gt=0, le=1e9, description="Megabytes (10^6 bytes) a device holds a model in."
     )
+
+    _absolute = field_validator("sites")(require_absolute)
