@@ -1,0 +1,57 @@
+# EMS-FL: every command a stranger needs. A first call makes .venv and installs requirements.txt into it.
+# Settings: PYTHON (3.11 or 3.12), PIP_ARGS (for every pip call, e.g. an own index), ARGS (passed on to the run or to pytest).
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format unit test-docker stop clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ems-fl-ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
+SOURCES := client demo moe server sim strategy
+ARGS ?=
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv and install what requirements.txt pins
+
+# torch comes first: where the machine offers a build of its own for exactly this version, the rest keeps it.
+$(STAMP): requirements.txt server/environment.py
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+	  || { echo "EMS-FL needs Python 3.11 or 3.12, found '$(PYTHON)'; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	"$(PYTHON)" -m venv "$(VENV)" \
+	  || { echo "making $(VENV) failed; on Debian and Ubuntu the package python3-venv is needed" >&2; exit 1; }
+	$(PIP) "$$(grep '^torch==' requirements.txt)"
+	$(PIP) -r requirements.txt
+	"$(BIN)/python" -m server.environment
+	@touch "$@"
+
+demo: $(STAMP) ## run the main job in simulation, about five minutes on two cores (ARGS="-c conf/smoke.toml")
+	@"$(BIN)/python" -m server.launch $(ARGS)
+
+test: check unit ## ruff, mypy and every test
+
+check: $(STAMP) ## ruff and mypy
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/ruff" check .
+	"$(BIN)/mypy" $(SOURCES)
+
+unit: $(STAMP) ## the tests alone (ARGS="-k grid")
+	"$(BIN)/python" -m pytest $(ARGS)
+
+format: $(STAMP) ## let ruff put imports and layout in order
+	"$(BIN)/ruff" check --select I --fix .
+	"$(BIN)/ruff" format .
+
+test-docker: $(STAMP) ## the deployment run in containers; starts and ends a Docker engine where none runs (root)
+	@PYTHON="$(BIN)/python" PIP_ARGS="$(PIP_ARGS)" sh docker/test.sh
+
+stop: ## end the SuperLink that a plain `flwr run` of this checkout left behind
+	@if [ -x "$(BIN)/python" ]; then "$(BIN)/python" -m server.environment --stop; fi
+
+clean: stop ## remove .venv, Flower's home and the caches; runs/ stays
+	rm -rf "$(VENV)" .flwr .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
