@@ -1,0 +1,93 @@
+"""The ClientApp: say which experts the data uses, tune the assigned ones, measure.
+
+One message may be for several devices of one cluster. Their updates are linear in what is sent, so
+the reply carries their exact weighted mean.
+"""
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from client.orders import Orders, read_orders
+from client.train import TrainResult, mean_loss, train
+from client.workplace import Workplace, workplace
+from moe.adapters import get_arrays, set_arrays
+from moe.experts import ExpertArrays
+from strategy.messages import (
+    ExpertUpdate,
+    Profile,
+    TrainTask,
+    loss_reply,
+    profile_reply,
+    read_task,
+    update_reply,
+)
+
+app = ClientApp()
+
+
+@app.query()
+def profile(message: Message, context: Context) -> Message:
+    """Answer which experts the devices' data uses, and what the devices are."""
+    work = workplace(context)
+    orders = read_orders(message, context, work.config, work.population)
+    per_device = [work.mass(device) for device in orders.devices]
+    answer = Profile(
+        cluster=orders.cluster,
+        devices=orders.devices,
+        mass=tuple(sum(layers) for layers in zip(*per_device, strict=True)),
+        num_examples=sum(len(work.blocks(device)) for device in orders.devices),
+        memory_bytes=min(work.memory_bytes(device) for device in orders.devices),
+        fingerprint=work.fingerprint,
+    )
+    return profile_reply(answer, message)
+
+
+@app.train()
+def tune(message: Message, context: Context) -> Message:
+    """Tune the experts in the message on every hosted device, and answer with what changed."""
+    work = workplace(context)
+    orders = read_orders(message, context, work.config, work.population)
+    task = read_task(message)
+    outcomes = [_tune_on(device, task, orders, work) for device in orders.devices]
+    examples = sum(result.num_examples for result, _ in outcomes)
+    mean = {
+        key: sum(result.num_examples * delta[key] for result, delta in outcomes) / examples
+        for key in task.values
+    }
+    if task.reply_with == "values":
+        mean = {key: task.values[key] + delta for key, delta in mean.items()}
+    update = ExpertUpdate(
+        arrays={key: value.astype(task.values[key].dtype) for key, value in mean.items()},
+        num_examples=examples,
+        train_loss=sum(r.num_examples * r.loss for r, _ in outcomes) / examples,
+        local_steps=max(result.steps for result, _ in outcomes),
+    )
+    return update_reply(update, message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure the sub-model of the experts in the message on the devices' own examples."""
+    work = workplace(context)
+    orders = read_orders(message, context, work.config, work.population)
+    task = read_task(message)
+    model = work.submodel(frozenset(key.expert for key in task.values))
+    set_arrays(model, task.values)
+    counts = [len(work.blocks(device)) for device in orders.devices]
+    batch = work.config.evaluate.batch_size
+    losses = [mean_loss(model, work.blocks(device), batch) for device in orders.devices]
+    loss = sum(n * value for n, value in zip(counts, losses, strict=True)) / sum(counts)
+    return loss_reply(loss, sum(counts), message)
+
+
+def _tune_on(
+    device: int, task: TrainTask, orders: Orders, work: Workplace
+) -> tuple[TrainResult, ExpertArrays]:
+    """Tune from the server's values on one device; returns the result and value minus start."""
+    model = work.submodel(frozenset(key.expert for key in task.values))
+    set_arrays(model, task.values)
+    share_s = orders.wall_budget_s / len(orders.devices)
+    spec = work.train_spec(orders.steps, share_s)
+    result = train(model, work.blocks(device), spec, [work.config.seed, device, task.dispatch])
+    tuned = get_arrays(model)
+    return result, {key: tuned[key] - start for key, start in task.values.items()}

@@ -1,0 +1,132 @@
+"""The local loop: a device tunes its experts on its own blocks.
+
+Shape legend: N blocks held, B blocks of a batch, T tokens of a block.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSpec:
+    """How to train between two contacts.
+
+    Parameters
+    ----------
+    steps : int
+        Optimiser steps to take, >= 1.
+    wall_budget_s : float
+        Real seconds after which no further step is begun; infinite in simulation, where the
+        number of steps must not depend on the machine.
+    batch_size : int
+        Blocks per step.
+    learning_rate, weight_decay, max_grad_norm : float
+        Of the optimiser; the norm is clipped over all trained arrays together.
+    optimizer : {"adamw", "sgd"}
+        Its state starts anew at every contact, because the experts do.
+    """
+
+    steps: int
+    wall_budget_s: float
+    batch_size: int
+    learning_rate: float
+    optimizer: str
+    weight_decay: float
+    max_grad_norm: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """What came of it: mean loss per token (nats) over the steps, steps taken, distinct blocks seen."""
+
+    loss: float
+    steps: int
+    num_examples: int
+
+
+def train(model: nn.Module, blocks_NT: NDArray[np.int64], spec: TrainSpec, seed: list[int]) -> TrainResult:
+    """Tune the trainable parameters of ``model`` in place.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A causal language model whose trainable parameters are the assigned experts' alone.
+    blocks_NT : array [N, T]
+        The device's token blocks, N >= 1.
+    spec : TrainSpec
+        See there.
+    seed : list of int
+        Seeds the order of the blocks and dropout.
+
+    Raises
+    ------
+    ValueError
+        If the loss stops being finite; says at which step.
+    """
+    torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    _set_dropout_only(model)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = _optimizer(parameters, spec)
+    batches = _batches(len(blocks_NT), spec.batch_size, np.random.default_rng(seed))
+    began_s, losses, seen = time.monotonic(), [], set[int]()
+    while len(losses) < spec.steps:
+        rows = next(batches)
+        tokens_BT = torch.from_numpy(blocks_NT[rows])
+        loss = model(input_ids=tokens_BT, labels=tokens_BT, use_cache=False).loss
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"the training loss became {loss.item()} at local step {len(losses) + 1}; "
+                f"lower train.learning-rate (now {spec.learning_rate})"
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm)
+        optimizer.step()
+        losses.append(loss.item())
+        seen.update(int(row) for row in rows)
+        if time.monotonic() - began_s >= spec.wall_budget_s:
+            break
+    return TrainResult(loss=float(np.mean(losses)), steps=len(losses), num_examples=len(seen))
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, blocks_NT: NDArray[np.int64], batch_size: int) -> float:
+    """Return the mean loss per predicted token in nats over all blocks."""
+    model.eval()
+    total = 0.0
+    for start in range(0, len(blocks_NT), batch_size):
+        tokens_BT = torch.from_numpy(blocks_NT[start : start + batch_size])
+        total += model(input_ids=tokens_BT, labels=tokens_BT, use_cache=False).loss.item() * len(tokens_BT)
+    return total / len(blocks_NT)
+
+
+def _batches(num_blocks: int, batch_size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Yield batches without end; every block once before any comes again."""
+    waiting = np.empty(0, np.int64)
+    size = min(batch_size, num_blocks)
+    while True:
+        while len(waiting) < size:
+            waiting = np.concatenate([waiting, rng.permutation(num_blocks)])
+        batch, waiting = waiting[:size], waiting[size:]
+        yield batch
+
+
+def _optimizer(parameters: list[nn.Parameter], spec: TrainSpec) -> torch.optim.Optimizer:
+    if spec.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
+    return torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
+
+
+def _set_dropout_only(model: nn.Module) -> None:
+    # The frozen part stays in eval mode: some routers add noise or sample in train mode, and the
+    # experts must be tuned under the routing they will be used with.
+    model.eval()
+    for name, module in model.named_modules():
+        if "lora_dropout" in name:
+            module.train()
