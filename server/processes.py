@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -20,18 +20,19 @@ KILL_PATIENCE_S = 10.0
 
 
 def tagged(tag: str) -> list[psutil.Process]:
-    """Return the living processes, except this one, whose environment carries the tag."""
-    return [
-        process for process in psutil.process_iter() if process.pid != os.getpid() and _has_tag(process, tag)
-    ]
+    """Return the living processes, except this one, whose environment carries the tag, and their descendants.
+
+    The descendants are searched too because a Ray worker writes its title over the memory its environment lay in.
+    """
+    return _with_descendants(
+        [process for process in psutil.process_iter() if _has(process, TAG_VARIABLE, tag)]
+    )
 
 
-def _has(process: psutil.Process, variable: str, value: str) -> bool:
-    """Tell whether a process was started with a variable; one that vanished or is somebody else's was not."""
-    try:
-        return process.environ().get(variable) == value
-    except (psutil.Error, OSError):
-        return False
+def local_superlinks(flower_home: Path) -> list[psutil.Process]:
+    """Return the SuperLinks that ``flwr run`` left behind for one Flower home, and all they started."""
+    mine = [process for process in psutil.process_iter() if _has(process, "FLWR_HOME", str(flower_home))]
+    return _with_descendants([process for process in mine if _runs(process, "flower-superlink")])
 
 
 def end_all(
@@ -60,7 +61,7 @@ def end_all(
     deadline_s = time.monotonic() + grace_s
     known: dict[int, psutil.Process] = {}
     killing = False
-    while processes := _with_descendants(find() + list(known.values())):
+    while processes := _with_descendants([*find(), *known.values()]):
         late = time.monotonic() > deadline_s
         if late and not killing and say is not None:
             say(f"{len(processes)} processes did not end within {grace_s:g} s: killing them")
@@ -73,17 +74,6 @@ def end_all(
         if time.monotonic() > deadline_s + KILL_PATIENCE_S:
             break  # A process in an uninterruptible call: nothing more can be done from here.
     return len(known)
-
-
-def _signal(process: psutil.Process, *, kill: bool) -> None:
-    """Ask one process to end, or kill it; it may be gone already."""
-    try:
-        if kill:
-            process.kill()
-        else:
-            process.terminate()
-    except psutil.Error:
-        return
 
 
 def free_port() -> int:
@@ -102,3 +92,55 @@ def port_is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _with_descendants(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Return the living among processes and all they started, each once, never this process."""
+    found = {process.pid: process for process in processes if _is_alive(process)}
+    for process in list(found.values()):
+        found.update({child.pid: child for child in _descendants(process)})
+    found.pop(os.getpid(), None)
+    return [process for process in found.values() if _is_alive(process)]
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    """Return the children of a process and theirs; none if it has just ended."""
+    try:
+        return list(process.children(recursive=True))
+    except psutil.Error:
+        return []
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """Tell whether a process still runs; a zombie, which only its parent can clear, does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def _has(process: psutil.Process, variable: str, value: str) -> bool:
+    """Tell whether a process was started with a variable; one that vanished or is somebody else's was not."""
+    try:
+        return bool(process.environ().get(variable) == value)
+    except (psutil.Error, OSError):
+        return False
+
+
+def _runs(process: psutil.Process, command: str) -> bool:
+    """Tell whether a process runs a command of this name, directly or through an interpreter."""
+    try:
+        return any(Path(word).name == command for word in process.cmdline()[:2])
+    except psutil.Error:
+        return False
+
+
+def _signal(process: psutil.Process, *, kill: bool) -> None:
+    """Ask one process to end, or kill it; it may be gone already."""
+    try:
+        if kill:
+            process.kill()
+        else:
+            process.terminate()
+    except psutil.Error:
+        return
