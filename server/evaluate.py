@@ -1,0 +1,78 @@
+"""Two measures, always both, on every cluster's held-out text.
+
+A cluster's *own sub-model* is what its devices can run; the *merged model* under its full router is
+what the server has. They differ: most tokens of a domain go to other clusters' experts under the
+full router (docs/design.md).
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoTokenizer, PreTrainedModel
+
+from client.data import FederatedText, pack
+from client.train import mean_loss
+from moe.adapters import MergedModel, attach, set_arrays
+from moe.experts import ExpertArrays, ExpertId, Tuning
+from moe.submodel import load_submodel
+from server.config import RunConfig
+
+
+class Evaluator:
+    """Held-out losses of one run.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of the run.
+    path : str
+        Folder of the base checkpoint.
+    tuning : Tuning
+        How experts are tuned.
+    text : FederatedText
+        Whose held-out texts are measured on.
+    clusters : sequence of str
+        By name.
+    """
+
+    def __init__(
+        self, config: RunConfig, path: str, tuning: Tuning, text: FederatedText, clusters: tuple[str, ...]
+    ) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        self._config, self._path, self._tuning = config, path, tuning
+        self._dtype = getattr(torch, config.model.dtype)
+        self._heldout: Mapping[str, NDArray[np.int64]] = {
+            name: pack(
+                tokenizer,
+                text.heldout_texts(name),
+                sequence_length=config.data.sequence_length,
+                max_examples=config.data.heldout_examples,
+            )
+            for name in clusters
+        }
+        self._merged: MergedModel | None = None
+        self._submodel = lru_cache(len(clusters))(self._load_submodel)
+
+    def merged(self, values: ExpertArrays) -> dict[str, float]:
+        """Return the loss of the merged model under its full router, by cluster; nats per token."""
+        if self._merged is None:
+            self._merged = MergedModel(self._path, self._tuning, self._dtype)
+        self._merged.set(values)
+        batch = self._config.evaluate.batch_size
+        return {name: mean_loss(self._merged.model, rows, batch) for name, rows in self._heldout.items()}
+
+    def submodel(self, cluster: str, experts: tuple[ExpertId, ...], values: ExpertArrays) -> float:
+        """Return the loss of a cluster's own sub-model on its own text; nats per token."""
+        model = self._submodel(experts)
+        set_arrays(model, {key: value for key, value in values.items() if key.expert in set(experts)})
+        return mean_loss(model, self._heldout[cluster], self._config.evaluate.batch_size)
+
+    def _load_submodel(self, experts: tuple[ExpertId, ...]) -> PreTrainedModel:
+        keep: dict[int, list[int]] = {}
+        for expert in experts:
+            keep.setdefault(expert.layer, []).append(expert.index)
+        model = load_submodel(self._path, keep, absent=self._config.model.absent, dtype=self._dtype)
+        return attach(model, self._tuning)

@@ -1,0 +1,100 @@
+"""Flower's own grid, made safe for nodes that go dark: for deployment, where no sky is simulated.
+
+Measured on Flower 1.41: pulling the reply of a node that is offline consumes the message and loses
+the reply, even one that is already there; and a pull blocks while any of its replies is still
+uploading, so that a slow node holds up a fast one. Hence: pull only what belongs to nodes that are
+online, one message id at a time, side by side.
+"""
+
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from time import monotonic, sleep
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from typing_extensions import override
+
+MAX_PULLS = 32
+"""Replies that are fetched side by side; each may block while its node uploads."""
+
+
+class PatientGrid(Grid):
+    """A grid that asks only for what can be had, and never twice at once.
+
+    Parameters
+    ----------
+    inner : Grid
+        Flower's.
+    """
+
+    def __init__(self, inner: Grid) -> None:
+        self._inner = inner
+        self._node_of: dict[str, int] = {}
+        self._pulls: dict[str, Future[list[Message]]] = {}
+        self._pool = ThreadPoolExecutor(MAX_PULLS, thread_name_prefix="pull")
+
+    @override
+    def set_run(self, run: Run) -> None:
+        self._inner.set_run(run)
+
+    @property
+    @override
+    def run(self) -> Run:
+        return self._inner.run
+
+    @override
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        return self._inner.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    @override
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self._inner.get_node_ids())
+
+    @override
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Push one by one; a message Flower refuses has no id in the result."""
+        pushed = []
+        for message in messages:
+            for message_id in self._inner.push_messages([message]):
+                if message_id:
+                    self._node_of[message_id] = message.metadata.dst_node_id
+                    pushed.append(message_id)
+        return pushed
+
+    @override
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that are here, without waiting for those that are not."""
+        online = set(self._inner.get_node_ids())
+        for message_id in message_ids:
+            if message_id not in self._pulls and self._node_of.get(message_id) in online:
+                self._pulls[message_id] = self._pool.submit(self._pull, message_id)
+        finished = [message_id for message_id, pull in self._pulls.items() if pull.done()]
+        replies = [reply for message_id in finished for reply in self._pulls.pop(message_id).result()]
+        for reply in replies:
+            self._node_of.pop(reply.metadata.reply_to_message_id, None)
+        return replies
+
+    @override
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """As Flower's, with patience for nodes that are away; ``timeout`` in real seconds."""
+        waiting, replies = set(self.push_messages(messages)), list[Message]()
+        end_s = None if timeout is None else monotonic() + timeout
+        while waiting and (end_s is None or monotonic() < end_s):
+            arrived = list(self.pull_messages(waiting))
+            replies += arrived
+            waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
+            sleep(0.5)
+        return replies
+
+    def _pull(self, message_id: str) -> list[Message]:
+        return list(self._inner.pull_messages([message_id]))
