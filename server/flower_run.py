@@ -28,11 +28,12 @@ NOISE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnd:
-    """How a run ended: whether Flower calls it completed, and if not, why."""
+    """How a run ended: whether Flower calls it completed, if not why, and whether its own output said so."""
 
     completed: bool
     reason: str
     timed_out: bool = False
+    explained: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +134,7 @@ class FlowerRun:
             return RunEnd(
                 completed=False, reason=f"Flower does not say how run {run_id} ended: {answer.stderr.strip()}"
             )
-        return RunEnd(completed=False, reason=f"{status}: {details}")
+        return RunEnd(completed=False, reason=f"{status}: {details}", explained=True)
 
 
 def read_status(answer: str) -> tuple[str, str]:

@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep = True
     try:
         end = prepare(options, overrides, home, tag).follow()
-        keep = not end.completed
+        keep = not (end.completed or end.explained)
         return report(end, home)
     except InterruptedRunError as stop:
         print(f"\nlaunch: {stop}; ending the run", flush=True)
@@ -204,7 +204,7 @@ def report(end: RunEnd, home: Path) -> int:
         return 0
     print(f"launch: the run did not complete: {end.reason}", file=sys.stderr)
     log = home / "local-superlink" / "superlink.log"
-    if log.is_file():
+    if log.is_file() and not end.explained:
         print(f"launch: the SuperLink's log is kept in {log}", file=sys.stderr)
     return EXIT_TIMEOUT if end.timed_out else EXIT_FAILED
 

@@ -22,7 +22,7 @@ KILL_PATIENCE_S = 10.0
 def tagged(tag: str) -> list[psutil.Process]:
     """Return the living processes, except this one, whose environment carries the tag, and their descendants.
 
-    The descendants are searched too because a Ray worker writes its title over the memory its environment lay in.
+    The descendants too, because a Ray worker writes its title over the memory its environment lay in.
     """
     return _with_descendants(
         [process for process in psutil.process_iter() if _has(process, TAG_VARIABLE, tag)]
