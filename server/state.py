@@ -75,7 +75,7 @@ def load_state(folder: Path) -> tuple[EmsFlState, dict[str, Any], dict[str, Any]
 
 
 def _without_arrays(value: Any, arrays: list[NDArray[Any]]) -> Any:
-    """Return JSON with arrays and bytes moved to ``arrays``; ``{"$": n}`` and ``{"$b": n}`` stand for them."""
+    """Return JSON with arrays and bytes moved to ``arrays`` and their numbers left in their place."""
     if isinstance(value, np.ndarray):
         arrays.append(np.ascontiguousarray(value))
         return {"$": len(arrays) - 1}
