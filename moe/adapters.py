@@ -1,0 +1,192 @@
+"""Tune the kept experts, and carry what was learned: the only file that knows how values are stored.
+
+Everything leaves as ``ExpertArrays`` (float32, by layer, expert and name), whatever the family does.
+"""
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from moe.experts import ExpertArrays, ExpertId, ExpertLayout, ParameterKey, Tuning
+from moe.factors import PROJECTIONS, check_arrays, frozen_factor, label, tuned_shapes
+from moe.kept import kept_experts
+from moe.layout import open_storage, read_layout
+from moe.merge import MergedModel
+from moe.submodel import unfuse
+
+__all__ = [
+    "MergedModel",
+    "attach",
+    "check_arrays",
+    "frozen_factor",
+    "get_arrays",
+    "initial_arrays",
+    "set_arrays",
+    "tuned_shapes",
+]
+
+# PEFT's name for the one adapter of a model.
+_ADAPTER = "default"
+
+
+def attach(model: PreTrainedModel, tuning: Tuning) -> PeftModel | PreTrainedModel:
+    """Make the kept experts of a sub-model trainable, and nothing else.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        From `moe.submodel.load_submodel`; modified in place.
+    tuning : Tuning
+        ``ffa``: LoRA by PEFT with the seeded `frozen_factor` as ``A`` and zero ``B``, only ``B``
+        trainable. ``full``: the experts' weights; biases stay.
+
+    Returns
+    -------
+    PeftModel or PreTrainedModel
+        What to train: the same model if nothing is wrapped (``full``, or no kept expert at all).
+    """
+    modules = kept_experts(model)
+    model.requires_grad_(False)
+    if tuning.method == "full":
+        for module in modules:
+            for index in module.kept:
+                for projection in PROJECTIONS:
+                    getattr(module.expert(index), projection).weight.requires_grad_(True)
+        return model
+    if not any(module.kept for module in modules):
+        return model
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=tuning.lora_rank,
+        lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=tuning.lora_dropout,
+        target_modules=r".*\.e\d+\.fc_(in|out)",
+    )
+    # PEFT draws an A that is overwritten below; the caller's random stream is none of its business.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # PEFT 0.21.2 asks transformers 5.23 for a property under its old name.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        adapted = get_peft_model(model, config)
+    for key, layer in _lora_layers(model).items():
+        factor = frozen_factor(
+            tuning, ParameterKey(key.layer, key.index, f"{key.name}.lora_A"), layer.in_features
+        )
+        a_weight = layer.lora_A[_ADAPTER].weight
+        a_weight.data.copy_(torch.from_numpy(factor))
+        a_weight.requires_grad_(False)
+        layer.lora_B[_ADAPTER].weight.data.zero_()
+    return adapted  # type: ignore[return-value]
+
+
+def set_arrays(model: nn.Module, arrays: ExpertArrays) -> None:
+    """Give the tuned parameters of a sub-model these values.
+
+    Raises
+    ------
+    ValueError
+        If a tuned parameter is missing from ``arrays``, one is not tuned here, or a shape differs;
+        all faults at once, and nothing is set.
+    """
+    tuned = _tuned(model)
+    faults = [f"{label(key)} is not tuned here" for key in arrays if key not in tuned]
+    faults += [f"{label(key)} is missing" for key in tuned if key not in arrays]
+    faults += [
+        f"{label(key)} must be {list(tuned[key].shape)}, got {list(value.shape)}"
+        for key, value in arrays.items()
+        if key in tuned and tuned[key].shape != value.shape
+    ]
+    if faults:
+        raise ValueError(
+            f"arrays do not fit the sub-model: {'; '.join(faults[:8])}; it must get exactly its kept experts, "
+            "with the tuning it was attached with"
+        )
+    with torch.no_grad():
+        for key, parameter in tuned.items():
+            parameter.copy_(torch.from_numpy(np.ascontiguousarray(arrays[key])))
+
+
+def get_arrays(model: nn.Module) -> ExpertArrays:
+    """Return copies of the tuned parameters of a sub-model, float32, by layer, expert and projection."""
+    return {key: _numpy(parameter) for key, parameter in _tuned(model).items()}
+
+
+def initial_arrays(
+    source: ExpertLayout | str | Path, tuning: Tuning, experts: Iterable[ExpertId]
+) -> ExpertArrays:
+    """Return the values of a run's start, for the given experts.
+
+    Parameters
+    ----------
+    source : ExpertLayout, str or Path
+        The checkpoint; its layout is enough for ``ffa``.
+    tuning : Tuning
+        ``ffa``: zero ``B``. ``full``: the checkpoint's own weights, of these experts only.
+    experts : Iterable[ExpertId]
+        Which.
+
+    Raises
+    ------
+    ValueError
+        If ``full`` is asked of a layout, which has no values.
+    """
+    if tuning.method == "ffa":
+        layout = source if isinstance(source, ExpertLayout) else read_layout(source)
+        return {
+            ParameterKey(expert.layer, expert.index, f"{name}.lora_B"): np.zeros(
+                (layout.shapes[name][0], tuning.lora_rank), np.float32
+            )
+            for expert in experts
+            for name in PROJECTIONS
+        }
+    if isinstance(source, ExpertLayout):
+        raise ValueError("tuning 'full' starts from the checkpoint's values: give its path, not its layout")
+    storage = open_storage(source)
+    arrays: ExpertArrays = {}
+    for expert in experts:
+        weights, _ = unfuse(storage.blocks[expert.layer], storage.read_expert(expert.layer, expert.index))
+        arrays |= {
+            ParameterKey(expert.layer, expert.index, f"{name}.weight"): _numpy(weights[name])
+            for name in PROJECTIONS
+        }
+    return arrays
+
+
+def _tuned(model: nn.Module) -> dict[ParameterKey, nn.Parameter]:
+    """Return the tuned parameters by key."""
+    tuned: dict[ParameterKey, nn.Parameter] = {}
+    num_kept = 0
+    for module in kept_experts(model):
+        for index in module.kept:
+            num_kept += 1
+            for name in PROJECTIONS:
+                layer = getattr(module.expert(index), name)
+                if isinstance(layer, LoraLayer):
+                    key = ParameterKey(module.layer, index, f"{name}.lora_B")
+                    tuned[key] = layer.lora_B[_ADAPTER].weight  # type: ignore[assignment]
+                elif layer.weight.requires_grad:
+                    tuned[ParameterKey(module.layer, index, f"{name}.weight")] = layer.weight
+    if num_kept and not tuned:
+        raise ValueError("no expert of the sub-model is tuned; call moe.adapters.attach first")
+    return tuned
+
+
+def _lora_layers(model: nn.Module) -> dict[ParameterKey, LoraLayer]:
+    """Return PEFT's layers; ``name`` of the key is the projection."""
+    return {
+        ParameterKey(module.layer, index, name): getattr(module.expert(index), name)
+        for module in kept_experts(model)
+        for index in module.kept
+        for name in PROJECTIONS
+    }
+
+
+def _numpy(tensor: Tensor) -> NDArray[np.float32]:
+    return tensor.detach().to("cpu", torch.float32, copy=True).contiguous().numpy()

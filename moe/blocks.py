@@ -1,0 +1,138 @@
+"""Find the MoE blocks of a model, real or on the meta device.
+
+A block is an experts module that takes ``(hidden_TH, choice_TK, weight_TK)`` and the router beside it.
+The router is never touched, so each family's own bias, groups, sigmoid or scale stays as it is.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+TESTED_FAMILIES = frozenset({"mixtral", "olmoe", "qwen3_moe", "flex_olmo", "gpt_oss"})
+"""Families whose laws are part of this project's tests; others should pass ``moe.selftest.check``."""
+
+REFUSED_FAMILIES: Mapping[str, str] = {
+    "doge": "its experts are rows of an embedding (product-key memory), so there is no expert to slice",
+    "nllb-moe": "its forward pass in transformers 5.23 only ever runs experts 0 and 1",
+}
+"""Families known not to work, and why."""
+
+# The only tensors that belong to one expert each. A white list: an experts module may also hold a
+# norm or a bias shared by all its experts (muse_spark, jetmoe), which is not to be sliced.
+_FC_IN = ("gate_up_proj", "up_proj")
+_FC_OUT = "down_proj"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoEBlock:
+    """One set of routed experts.
+
+    Parameters
+    ----------
+    layer : int
+        Decoder layer.
+    path : str
+        Name of the experts module in the model, such as ``model.layers.0.mlp.experts``.
+    experts, router : Module
+        The experts module and the router that chooses among them.
+    num_experts, top_k : int
+        Experts held, and chosen per token.
+    projections : Mapping[str, str]
+        ``fc_in`` and ``fc_out`` -> the fused parameter that stores them.
+    """
+
+    layer: int
+    path: str
+    experts: nn.Module
+    router: nn.Module
+    num_experts: int
+    top_k: int
+    projections: Mapping[str, str]
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the fused weights are stored ``[E, in, out]`` rather than ``[E, out, in]``."""
+        return bool(self.experts.is_transposed)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The fused parameters of the experts, weights and biases, by their name in the experts module."""
+        names = [name for weight in self.projections.values() for name in (weight, f"{weight}_bias")]
+        return tuple(name for name in names if getattr(self.experts, name, None) is not None)
+
+    def shape(self, projection: str) -> tuple[int, int]:
+        """Return ``(out_features, in_features)`` of ``fc_in`` or ``fc_out``."""
+        _, rows, columns = getattr(self.experts, self.projections[projection]).shape
+        return (columns, rows) if self.is_transposed else (rows, columns)
+
+
+def find_blocks(model: nn.Module) -> tuple[MoEBlock, ...]:
+    """Return the MoE blocks of a model in the order of their layers.
+
+    Raises
+    ------
+    ValueError
+        If there are none, if one is of a form this project cannot slice, or if two blocks claim one layer.
+    """
+    blocks = sorted(_walk(model), key=lambda block: block.layer)
+    family = model.config.model_type if hasattr(model, "config") else type(model).__name__
+    if not blocks:
+        raise ValueError(
+            f"no routed experts found in model_type {family!r}: looked for experts modules with fused "
+            f"{' or '.join(_FC_IN)} and {_FC_OUT} ([experts, ., .]) and a router 'gate' or 'router' beside them; "
+            "the model is dense, or of a form this project does not know"
+        )
+    layers = [block.layer for block in blocks]
+    if len(set(layers)) != len(layers):
+        raise ValueError(
+            f"model_type {family!r} has several sets of experts in one layer, which is not supported"
+        )
+    return tuple(blocks)
+
+
+def _walk(model: nn.Module) -> Iterator[MoEBlock]:
+    modules = dict(model.named_modules())
+    for path, module in modules.items():
+        # Set by transformers on every class decorated with use_experts_implementation.
+        if not hasattr(module, "_is_expert_parallel"):
+            continue
+        parent = modules[path.rpartition(".")[0]]
+        yield _block(path, module, parent, model)
+
+
+def _block(path: str, experts: nn.Module, parent: nn.Module, model: nn.Module) -> MoEBlock:
+    fc_in = next((name for name in _FC_IN if getattr(experts, name, None) is not None), None)
+    router = next(
+        (child for name in ("gate", "router") if (child := getattr(parent, name, None)) is not None), None
+    )
+    numbers = re.findall(r"\.(\d+)\.", path)
+    if fc_in is None or getattr(experts, _FC_OUT, None) is None or router is None or not numbers:
+        raise ValueError(
+            f"{path} of class {type(experts).__name__} is not understood: needs {' or '.join(_FC_IN)} and {_FC_OUT}, "
+            f"a sibling 'gate' or 'router', and a layer number in its name; found {sorted(dict(experts.named_parameters()))}"
+        )
+    return MoEBlock(
+        layer=int(numbers[-1]),
+        path=path,
+        experts=experts,
+        router=router,
+        num_experts=int(getattr(experts, fc_in).shape[0]),
+        top_k=_top_k(router, parent, model),
+        projections={"fc_in": fc_in, "fc_out": _FC_OUT},
+    )
+
+
+def _top_k(router: nn.Module, parent: nn.Module, model: nn.Module) -> int:
+    config = model.config.get_text_config()
+    named = (getattr(owner, "top_k", None) for owner in (router, parent))
+    configured = (
+        getattr(config, name, None) for name in ("num_experts_per_tok", "top_k_experts", "moe_topk")
+    )
+    for value in (*named, *configured):
+        if isinstance(value, int):
+            return value
+    raise ValueError(
+        f"cannot tell how many experts {type(router).__name__} chooses: no top_k on it or in the config"
+    )

@@ -1,0 +1,76 @@
+"""What one expert's arrays are: their names, shapes, and the frozen factor that never travels."""
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.experts import ExpertLayout, ParameterKey, Tuning
+
+PROJECTIONS = ("fc_in", "fc_out")
+"""The linear layers of an un-fused expert."""
+
+
+def frozen_factor(tuning: Tuning, key: ParameterKey, in_features: int) -> NDArray[np.float32]:
+    """Return the LoRA factor ``A`` of one projection; the same on every machine and process.
+
+    Uniform in ``±1/sqrt(in_features)``, which is the kaiming-uniform (a = sqrt 5) that PEFT draws by
+    default.
+
+    Parameters
+    ----------
+    tuning : Tuning
+        Its ``seed`` and ``lora_rank`` are used.
+    key : ParameterKey
+        Which factor, named ``fc_in.lora_A`` or ``fc_out.lora_A``.
+    in_features : int
+        Width of the projection's input.
+
+    Returns
+    -------
+    NDArray ``[lora_rank, in_features]``
+    """
+    text = f"{tuning.seed}/{key.layer}/{key.index}/{key.name}".encode()
+    # Not hash(): that is salted per process, and device and server must agree.
+    seed = int.from_bytes(hashlib.sha256(text).digest()[:16], "little")
+    bound = in_features**-0.5
+    drawn = np.random.Generator(np.random.PCG64(seed)).uniform(-bound, bound, (tuning.lora_rank, in_features))
+    return drawn.astype(np.float32)
+
+
+def tuned_shapes(layout: ExpertLayout, tuning: Tuning) -> dict[str, tuple[int, int]]:
+    """Return the array names of one expert under a tuning, with their shapes."""
+    if tuning.method == "full":
+        return {f"{name}.weight": shape for name, shape in layout.shapes.items()}
+    return {f"{name}.lora_B": (shape[0], tuning.lora_rank) for name, shape in layout.shapes.items()}
+
+
+def check_arrays(
+    arrays: Mapping[ParameterKey, NDArray[np.float32]], layout: ExpertLayout, tuning: Tuning
+) -> None:
+    """Refuse arrays that do not belong to this model and tuning.
+
+    Raises
+    ------
+    ValueError
+        Naming every unknown expert or name, wrong shape and non-finite value at once.
+    """
+    shapes = tuned_shapes(layout, tuning)
+    faults: list[str] = []
+    for key, value in arrays.items():
+        if not 0 <= key.index < layout.num_experts.get(key.layer, 0):
+            faults.append(f"{label(key)}: no such expert")
+        elif key.name not in shapes:
+            faults.append(f"{label(key)}: not tuned by {tuning.method!r}, which has {', '.join(shapes)}")
+        elif value.shape != shapes[key.name]:
+            faults.append(f"{label(key)} must be {list(shapes[key.name])}, got {list(value.shape)}")
+        elif not np.isfinite(value).all():
+            faults.append(f"{label(key)} has values that are not finite")
+    if faults:
+        raise ValueError(f"arrays do not fit a {layout.family} of this layout: {'; '.join(faults[:8])}")
+
+
+def label(key: ParameterKey) -> str:
+    """Return a parameter's key as messages write it."""
+    return f"({key.layer}, {key.index}, {key.name!r})"

@@ -1,0 +1,239 @@
+"""The experts a device keeps, as plain linear layers, and what becomes of tokens that want others.
+
+Shape letters: T tokens, H hidden, E experts of the full model, K choices per token, N kept choices.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from moe.blocks import MoEBlock
+
+Absent = Literal["restrict", "renormalise", "mask"]
+"""What to do with a token whose router chose an expert that is not here; see `choose_kept`."""
+
+
+class Expert(nn.Module):
+    """One expert as two linear layers.
+
+    The names ``fc_in`` and ``fc_out`` are deliberate: PEFT rewrites targets called ``gate_proj``,
+    ``down_proj``, ``w1`` and the like into targets on fused parameters.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], biases: Mapping[str, Tensor | None]) -> None:
+        super().__init__()
+        self.fc_in = _linear(weights["fc_in"], biases["fc_in"])
+        self.fc_out = _linear(weights["fc_out"], biases["fc_out"])
+
+
+class _BiasAfter(nn.Linear):
+    """Linear layer that adds its bias after the product, as transformers' experts do: the same bits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight) + self.bias
+
+
+class KeptExperts(nn.Module):
+    """Stand-in for a family's fused experts module that holds only some of the experts.
+
+    Parameters
+    ----------
+    block : MoEBlock
+        The block it replaces; its experts module lends the gate function and any norm that all
+        experts share, its router is listened to and otherwise left alone.
+    experts : Mapping[int, Expert]
+        The kept experts by their index in the full model; may be empty.
+    absent : {"restrict", "renormalise", "mask"}
+        What to do with choices of experts that are not here.
+    """
+
+    def __init__(self, block: MoEBlock, experts: Mapping[int, Expert], absent: Absent) -> None:
+        super().__init__()
+        self.layer = block.layer
+        self.kept = tuple(sorted(experts))
+        self.num_experts = block.num_experts
+        self.absent = absent
+        self.is_transposed = block.is_transposed
+        self.projections = dict(block.projections)
+        for index in self.kept:
+            self.add_module(f"e{index}", experts[index])
+        # What the family's module has beside expert tensors (muse_spark: a norm) keeps its name.
+        for name, child in block.experts.named_children():
+            self.add_module(name, child)
+        self._gate: Callable[[Tensor], Tensor] = (
+            block.experts._apply_gate if block.experts.has_gate else block.experts.act_fn
+        )
+        self._norm = block.experts.post_expert_norm if block.experts.has_post_expert_norm else None
+        # Plain attributes, not buffers: transformers re-creates non-persistent buffers uninitialised.
+        local = torch.full((self.num_experts,), len(self.kept))
+        local[list(self.kept)] = torch.arange(len(self.kept))
+        self._local_E = local
+        self._kept = torch.tensor(self.kept, dtype=torch.long)
+        self._logits_TE: Tensor | None = None
+        if absent == "restrict" and 0 < len(self.kept) < self.num_experts:
+            block.router.register_forward_hook(self._listen)
+
+    def expert(self, index: int) -> Expert:
+        """Return a kept expert by its index in the full model."""
+        return self.get_submodule(f"e{index}")  # type: ignore[return-value]
+
+    def forward(self, hidden_TH: Tensor, *routing: Tensor, **named_routing: Tensor) -> Tensor:
+        """Return the kept experts' weighted sum ``[T, H]``; takes ``choice_TK, weight_TK`` after ``hidden_TH``."""
+        choice_TK, weight_TK = (*routing, *named_routing.values())
+        num_kept = len(self.kept)
+        if self._local_E.device != hidden_TH.device:
+            self._local_E = self._local_E.to(hidden_TH.device)
+            self._kept = self._kept.to(hidden_TH.device)
+        local_TK = self._local_E[choice_TK]
+        if 0 < num_kept < self.num_experts:
+            logits_TN = None
+            if self.absent == "restrict":
+                logits_TN = self._heard()[:, self._kept]
+            local_TK, weight_TK = choose_kept(local_TK, weight_TK, logits_TN, self.absent, num_kept)
+        if num_kept == 1 and local_TK.shape[1] == 1 and self.absent == "restrict":
+            # Every token goes to the one expert: nothing to gather or scatter.
+            return (self._run(self.kept[0], hidden_TH) * weight_TK).to(hidden_TH.dtype)
+        return self._dispatch(hidden_TH, local_TK, weight_TK)
+
+    def _dispatch(self, hidden_TH: Tensor, local_TK: Tensor, weight_TK: Tensor) -> Tensor:
+        """Run each kept expert once on its tokens; local index ``len(kept)`` means absent."""
+        num_tokens, num_choices = local_TK.shape
+        flat, order = torch.sort(local_TK.reshape(-1))
+        counts: list[int] = torch.bincount(flat, minlength=len(self.kept) + 1).tolist()
+        num_pairs = sum(counts[: len(self.kept)])
+        if num_pairs == 0:
+            return self._nothing(hidden_TH)
+        order = order[:num_pairs]
+        chunks = hidden_TH[order // num_choices].split(counts[: len(self.kept)])
+        made = [self._run(index, chunk) for index, chunk in zip(self.kept, chunks, strict=True) if len(chunk)]
+        pairs_PH = torch.cat(made) * weight_TK.reshape(-1)[order].unsqueeze(-1)
+        # Summed over the choices in their order, as transformers' grouped_mm does, so that keeping
+        # all experts gives the same bits.
+        out = pairs_PH.new_zeros(num_tokens * num_choices, hidden_TH.shape[-1]).index_copy(0, order, pairs_PH)
+        return out.view(num_tokens, num_choices, -1).sum(dim=1).to(hidden_TH.dtype)
+
+    def _run(self, index: int, hidden: Tensor) -> Tensor:
+        expert = self.expert(index)
+        out: Tensor = expert.fc_out(self._gate(expert.fc_in(hidden)))
+        return out if self._norm is None else self._norm(out)
+
+    def _nothing(self, hidden_TH: Tensor) -> Tensor:
+        """Return zeros that still depend on the trainable parameters, so that backward does not raise."""
+        zeros = torch.zeros_like(hidden_TH)
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                zeros = zeros + parameter.sum() * 0
+        return zeros
+
+    def _listen(self, _router: nn.Module, _inputs: Any, output: Any) -> None:
+        self._logits_TE = _find_logits(output, self.num_experts)
+
+    def _heard(self) -> Tensor:
+        logits_TE, self._logits_TE = self._logits_TE, None
+        if logits_TE is None:
+            raise ValueError(
+                f"absent 'restrict' needs the router's logits [tokens, {self.num_experts}], and the router of "
+                f"layer {self.layer} gave none; use absent 'renormalise'"
+            )
+        return logits_TE
+
+
+def choose_kept(
+    local_TK: Tensor, weight_TK: Tensor, logits_TN: Tensor | None, absent: Absent, num_kept: int
+) -> tuple[Tensor, Tensor]:
+    """Return the choice among kept experts and its weights, for every token.
+
+    A token all of whose chosen experts are kept keeps its choice and weights exactly. For the others:
+
+    * ``restrict``: the ``min(K, num_kept)`` best kept experts by the router's logits share the token's
+      original total weight in proportion to the softmax of those logits. No token goes without.
+    * ``renormalise``: absent choices are dropped, the rest is scaled to the token's original total.
+    * ``mask``: absent choices are dropped.
+
+    Parameters
+    ----------
+    local_TK : Tensor
+        Position of each choice among the kept experts, ``num_kept`` where absent.
+    weight_TK : Tensor
+        The router's weights.
+    logits_TN : Tensor or None
+        The router's logits of the kept experts, for ``restrict``.
+    absent : {"restrict", "renormalise", "mask"}
+        The rule.
+    num_kept : int
+        Kept experts, > 0.
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        As ``local_TK`` and ``weight_TK``; ``restrict`` has ``min(K, num_kept)`` columns.
+    """
+    is_kept_TK = local_TK < num_kept
+    if absent == "mask":
+        return local_TK, weight_TK * is_kept_TK
+    total_T1 = weight_TK.sum(dim=-1, keepdim=True)
+    if absent == "renormalise":
+        kept_TK = weight_TK * is_kept_TK
+        scaled_TK = kept_TK * (total_T1 / kept_TK.sum(dim=-1, keepdim=True).clamp_min(1e-9)).to(kept_TK.dtype)
+        return local_TK, torch.where(is_kept_TK.all(dim=-1, keepdim=True), weight_TK, scaled_TK)
+    assert logits_TN is not None
+    num_choices = min(local_TK.shape[1], num_kept)
+    best_logits, best = torch.topk(logits_TN.float(), num_choices, dim=-1)
+    shares = (torch.softmax(best_logits, dim=-1) * total_T1.float()).to(weight_TK.dtype)
+    if num_choices < local_TK.shape[1]:
+        return best, shares
+    whole_T1 = is_kept_TK.all(dim=-1, keepdim=True)
+    return torch.where(whole_T1, local_TK, best), torch.where(whole_T1, weight_TK, shares)
+
+
+def check_absent(absent: str) -> Absent:
+    """Return ``absent`` if it names a rule.
+
+    Raises
+    ------
+    ValueError
+        If it does not.
+    """
+    for known in get_args(Absent):
+        if absent == known:
+            return known  # type: ignore[no-any-return]
+    raise ValueError(f"absent must be one of {', '.join(get_args(Absent))}, got {absent!r}")
+
+
+def kept_experts(model: nn.Module) -> tuple[KeptExperts, ...]:
+    """Return the kept-experts modules of a sub-model by layer, through any PEFT wrapping.
+
+    Raises
+    ------
+    ValueError
+        If the model has none: it is not a sub-model.
+    """
+    found = sorted(
+        (m for m in model.modules() if isinstance(m, KeptExperts)), key=lambda module: module.layer
+    )
+    if not found:
+        raise ValueError("the model has no un-fused experts; build it with moe.submodel.load_submodel")
+    return tuple(found)
+
+
+def _find_logits(output: Any, num_experts: int) -> Tensor | None:
+    """Return the router's logits ``[T, E]`` from whatever its forward gives."""
+    candidates: Sequence[Any] = output if isinstance(output, tuple | list) else (output,)
+    for value in candidates:
+        if isinstance(value, Tensor) and value.is_floating_point() and value.shape[-1] == num_experts:
+            return value.reshape(-1, num_experts)
+    return None
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """Return a linear layer around existing tensors, frozen; no initialisation, no copy."""
+    with torch.device("meta"):
+        layer = (nn.Linear if bias is None else _BiasAfter)(
+            weight.shape[1], weight.shape[0], bias=bias is not None
+        )
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias, requires_grad=False)
+    return layer

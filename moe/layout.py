@@ -1,0 +1,142 @@
+"""What a checkpoint's experts look like, from its configuration and headers alone."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from moe.blocks import REFUSED_FAMILIES, find_blocks
+from moe.experts import ExpertLayout
+from moe.shards import TORCH_DTYPES, Checkpoint, open_checkpoint
+from moe.storage import Storage
+
+
+def read_layout(path: str | Path) -> ExpertLayout:
+    """Return the expert layout of a checkpoint; no weight is read.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder of a Hugging Face checkpoint, or a hub name.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint is dense, damaged, of an unknown family, or not there.
+    """
+    return layout_of(open_storage(path))
+
+
+def layout_of(storage: Storage) -> ExpertLayout:
+    """Return the expert layout of an opened checkpoint."""
+    blocks = list(storage.blocks.values())
+    shapes = {projection: blocks[0].shape(projection) for projection in blocks[0].projections}
+    odd = [block.path for block in blocks for name, shape in shapes.items() if block.shape(name) != shape]
+    if odd:
+        raise ValueError(f"experts must have one shape in all layers, {odd[0]} differs from {blocks[0].path}")
+    tensors = storage.checkpoint.tensors
+    return ExpertLayout(
+        family=storage.model.config.get_text_config().model_type,
+        num_experts={block.layer: block.num_experts for block in blocks},
+        top_k=max(block.top_k for block in blocks),
+        expert_bytes={block.layer: storage.expert_bytes(block.layer, 0) for block in blocks},
+        shared_bytes=sum(tensors[name].num_bytes for name in storage.shared_names),
+        shapes=shapes,
+    )
+
+
+def open_storage(path: str | Path, dtype: torch.dtype | str = "auto") -> Storage:
+    """Open a checkpoint beside an empty model of its configuration.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder or hub name.
+    dtype : torch.dtype or str
+        Of the empty model's tensors; ``auto`` is the checkpoint's own.
+
+    Raises
+    ------
+    ValueError
+        As `read_layout`.
+    """
+    checkpoint = open_checkpoint(path)
+    config = read_config(checkpoint)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=resolve_dtype(dtype, checkpoint))
+    return Storage(checkpoint, model, find_blocks(model))
+
+
+def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
+    """Return the configuration of a checkpoint of a family transformers itself implements.
+
+    Raises
+    ------
+    ValueError
+        If it needs code from the checkpoint, names an unknown or refused family, or is no language model.
+    """
+    where = f"checkpoint {checkpoint.folder}"
+    family = checkpoint.config.get("model_type")
+    if family in REFUSED_FAMILIES:
+        raise ValueError(
+            f"{where}: family {family!r} is refused: {REFUSED_FAMILIES[family]}; choose another model"
+        )
+    known = _known_families()
+    if family not in known:
+        if "auto_map" in checkpoint.config:
+            raise ValueError(
+                f"{where} needs code of its own ({checkpoint.config['auto_map']}), which is never run; "
+                "use a family that transformers implements"
+            )
+        raise ValueError(
+            f"{where} has model_type {family!r} in config.json, which this transformers does not know; "
+            "known MoE families that are tested here: mixtral, olmoe, qwen3_moe, flex_olmo, gpt_oss"
+        )
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    except Exception as error:
+        # Configuration classes validate with exceptions of many types.
+        raise ValueError(
+            f"{where} has an invalid config.json: {str(error).splitlines()[0]}; correct it"
+        ) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(
+            f"{where}: model_type {family!r} is not a causal language model; choose another model"
+        )
+    return config
+
+
+def resolve_dtype(dtype: torch.dtype | str, checkpoint: Checkpoint) -> torch.dtype:
+    """Return the torch dtype meant by ``float32``, ``bfloat16``, ``float16``, ``auto`` or a torch dtype.
+
+    Raises
+    ------
+    ValueError
+        If it is none of them.
+    """
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return _stored_dtype(checkpoint)
+    named: Any = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in named:
+        raise ValueError(f"dtype must be one of auto, {', '.join(named)}, got {dtype!r}")
+    return named[dtype]
+
+
+def _known_families() -> set[str]:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return set(CONFIG_MAPPING.keys())
+
+
+def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """Return the floating dtype that most bytes of the checkpoint have."""
+    weight: dict[torch.dtype, int] = {}
+    for spec in checkpoint.tensors.values():
+        dtype = TORCH_DTYPES[spec.dtype]
+        if dtype.is_floating_point:
+            weight[dtype] = weight.get(dtype, 0) + spec.num_bytes
+    return max(weight, key=lambda dtype: weight[dtype], default=torch.float32)

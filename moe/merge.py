@@ -1,0 +1,106 @@
+"""Put tuned experts back into the full model, in memory or on disk, always from the base."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from moe.blocks import MoEBlock, find_blocks
+from moe.experts import ExpertArrays, ExpertId, ParameterKey, Tuning
+from moe.factors import check_arrays, frozen_factor
+from moe.layout import layout_of, open_storage
+from moe.storage import Storage
+from moe.submodel import load_full
+
+
+class MergedModel:
+    """The full model with the server's arrays merged in, for evaluation.
+
+    Parameters
+    ----------
+    path : str or Path
+        The base checkpoint.
+    tuning : Tuning
+        What the arrays mean.
+    dtype : torch.dtype or str
+        As `moe.submodel.load_full`.
+    """
+
+    def __init__(self, path: str | Path, tuning: Tuning, dtype: torch.dtype | str = "auto") -> None:
+        self._storage = open_storage(path)
+        self._layout = layout_of(self._storage)
+        self._tuning = tuning
+        self._touched: set[ExpertId] = set()
+        self.model: PreTrainedModel = load_full(path, dtype=dtype)
+        self._blocks = {block.layer: block for block in find_blocks(self.model)}
+
+    def set(self, arrays: ExpertArrays) -> "MergedModel":
+        """Make the model equal the base with these arrays; nothing of an earlier `set` remains.
+
+        Raises
+        ------
+        ValueError
+            If an array does not fit; the model is then unchanged.
+        """
+        check_arrays(arrays, self._layout, self._tuning)
+        experts = {key.expert for key in arrays}
+        for expert in self._touched - experts:
+            self._write(expert, self._storage.read_expert(expert.layer, expert.index))
+        for expert, fused in merged_experts(self._storage, arrays, self._tuning):
+            self._write(expert, fused)
+        self._touched = experts
+        return self
+
+    def _write(self, expert: ExpertId, fused: dict[str, Tensor]) -> None:
+        for name, value in fused.items():
+            getattr(self._blocks[expert.layer].experts, name).data[expert.index].copy_(value[0])
+
+
+def merged_experts(
+    storage: Storage, arrays: ExpertArrays, tuning: Tuning
+) -> Iterator[tuple[ExpertId, dict[str, Tensor]]]:
+    """Yield each expert of the arrays with its merged fused tensors ``[1, ...]``.
+
+    They are float32 where changed: the sum of base and change is rounded once, by whoever stores it.
+    """
+    for expert in sorted({key.expert for key in arrays}):
+        fused = storage.read_expert(expert.layer, expert.index)
+        block = storage.blocks[expert.layer]
+        for projection, name in block.projections.items():
+            merged = _merged(block, fused[name], arrays, tuning, expert, projection)
+            if merged is not None:
+                fused[name] = merged
+        yield expert, fused
+
+
+def lora_change(
+    arrays: ExpertArrays, tuning: Tuning, expert: ExpertId, projection: str, in_features: int
+) -> Tensor | None:
+    """Return ``lora_alpha / lora_rank * B @ A`` ``[out, in]`` in float32, or None where ``B`` is zero or not given."""
+    b_factor = arrays.get(ParameterKey(expert.layer, expert.index, f"{projection}.lora_B"))
+    if b_factor is None or not b_factor.any():
+        return None
+    a_factor = frozen_factor(
+        tuning, ParameterKey(expert.layer, expert.index, f"{projection}.lora_A"), in_features
+    )
+    product = torch.from_numpy(np.ascontiguousarray(b_factor)) @ torch.from_numpy(a_factor)
+    return product * (tuning.lora_alpha / tuning.lora_rank)
+
+
+def _merged(
+    block: MoEBlock, base: Tensor, arrays: ExpertArrays, tuning: Tuning, expert: ExpertId, projection: str
+) -> Tensor | None:
+    """Return one projection's merged tensor ``[1, ...]`` as stored, or None where nothing changes."""
+    if tuning.method == "full":
+        value = arrays.get(ParameterKey(expert.layer, expert.index, f"{projection}.weight"))
+        if value is None:
+            return None
+        weight = torch.from_numpy(np.ascontiguousarray(value))
+        return (weight.T if block.is_transposed else weight)[None]
+    change = lora_change(arrays, tuning, expert, projection, block.shape(projection)[1])
+    if change is None:
+        return None
+    return base.float() + (change.T if block.is_transposed else change)

@@ -1,0 +1,273 @@
+"""Names on disk and names in the model: the only file that uses transformers' loading internals.
+
+A checkpoint may store experts one by one (``experts.3.w1.weight``) where the model fuses them
+(``gate_up_proj[3]``). transformers describes the way there with weight converters. Here they are run
+for a single expert, so that an expert can be read, or written back, without its layer.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    rename_source_key,
+    revert_weight_conversion,
+)
+from transformers.modeling_utils import LoadStateDictConfig
+from transformers.utils import logging
+
+from moe.blocks import MoEBlock
+from moe.shards import TORCH_DTYPES, Checkpoint
+
+_EXPERT_NUMBER = re.compile(r"(?<=[._]experts[._])(\d+)(?=\.)|(?<=\.expert_)(\d+)(?=\.)")
+
+
+@dataclass(slots=True)
+class _Target:
+    """What feeds one model tensor: a converter or none, and the disk names by converter pattern."""
+
+    converter: WeightConverter | None
+    sources: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def names(self) -> list[str]:
+        return [name for names in self.sources.values() for name in names]
+
+    def convert(
+        self, target: str, tensors: Mapping[str, torch.Tensor], model: PreTrainedModel
+    ) -> dict[str, torch.Tensor]:
+        """Return the model tensors these disk tensors make."""
+        if self.converter is None:
+            return {target: tensors[name] for name in self.names if name in tensors}
+        converter = deepcopy(self.converter)
+        for pattern, names in self.sources.items():
+            for name in names:
+                if name in tensors:
+                    converter.add_tensor(target, name, pattern, tensors[name])
+        made = converter.convert(target, model=model, config=model.config)
+        return {key: value[0] if isinstance(value, list) else value for key, value in made.items()}
+
+
+class Storage:
+    """How one checkpoint stores one model.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        What is on disk.
+    model : PreTrainedModel
+        The full model on the meta device.
+    blocks : tuple[MoEBlock, ...]
+        Its MoE blocks.
+
+    Raises
+    ------
+    ValueError
+        If tensors are missing or of another shape than the configuration asks for; all at once.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, model: PreTrainedModel, blocks: tuple[MoEBlock, ...]) -> None:
+        self.checkpoint = checkpoint
+        self.model = model
+        self.blocks = {block.layer: block for block in blocks}
+        self._targets = self._match()
+        self._numbered: dict[str, dict[int | None, list[str]]] = {}
+        self._expert_targets = {
+            f"{block.path}.{name}": block.layer for block in blocks for name in block.parameters
+        }
+        self._raise_faults(self._missing() or self._misshapen())
+
+    @property
+    def shared_names(self) -> list[str]:
+        """Disk names of everything the model uses that is not a routed expert."""
+        return [
+            name
+            for target, entry in self._targets.items()
+            if target not in self._expert_targets
+            for name in entry.names
+        ]
+
+    def expert_names(self, layer: int, index: int) -> dict[str, int | None]:
+        """Return the disk names of one expert -> its row there (None: the whole tensor is this expert's)."""
+        return {
+            name: (index if row_wise else None)
+            for target in self._layer_targets(layer)
+            for name, row_wise in self._expert_sources(target, index)
+        }
+
+    def expert_bytes(self, layer: int, index: int) -> int:
+        """Return the bytes one expert takes on disk."""
+        total = 0
+        for name, row in self.expert_names(layer, index).items():
+            spec = self.checkpoint.tensors[name]
+            total += spec.num_bytes // (1 if row is None else spec.shape[0])
+        return total
+
+    def read_expert(self, layer: int, index: int) -> dict[str, torch.Tensor]:
+        """Return one expert's fused tensors, ``[1, ...]``, by their name in the experts module.
+
+        Reads this expert's bytes only, in the checkpoint's dtype; the tensors own their memory.
+        """
+        tensors: dict[str, torch.Tensor] = {}
+        for target in self._layer_targets(layer):
+            sources = dict(self._expert_sources(target, index))
+            raw = {n: self.checkpoint.read(n, index if row_wise else None) for n, row_wise in sources.items()}
+            made = self._targets[target].convert(target, raw, self.model)
+            for name, value in made.items():
+                # A value no converter copied still points into the mapped file.
+                shared = any(
+                    value.untyped_storage().data_ptr() == t.untyped_storage().data_ptr() for t in raw.values()
+                )
+                tensors[name.rpartition(".")[2]] = value.clone() if shared else value
+        return tensors
+
+    def to_disk(self, layer: int, index: int, fused: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return one expert's fused tensors ``[1, ...]`` as the tensors, or rows, this checkpoint stores."""
+        path = self.blocks[layer].path
+        reverted = revert_weight_conversion(self.model, {f"{path}.{n}": value for n, value in fused.items()})
+        stored: dict[str, torch.Tensor] = {}
+        for name, row in self.expert_names(layer, index).items():
+            # Reverting a lone expert numbers it 0.
+            key = name if row is not None else _EXPERT_NUMBER.sub("0", name, count=1)
+            if key not in reverted:
+                key = next((k for k in reverted if k.endswith(key) or key.endswith(k)), key)
+            stored[name] = reverted[key]
+        return stored
+
+    def load_shared(self, dtype: torch.dtype) -> None:
+        """Fill the model with everything but the experts, whose modules the caller has taken out."""
+        values = {name: self.checkpoint.read(name) for name in self.shared_names}
+        config = LoadStateDictConfig(
+            weight_mapping=get_model_conversion_mapping(self.model),
+            dtype=dtype,
+            dtype_plan=self.model._get_dtype_plan(dtype),
+        )
+        with quiet_loading():
+            info, _ = self.model._load_pretrained_model(self.model, values, None, config)
+            self.model._finalize_model_loading(self.model, config, info)
+        if info.missing_keys or info.mismatched_keys or info.error_msgs:
+            raise ValueError(
+                f"checkpoint {self.checkpoint.folder} does not fit its configuration: missing "
+                f"{sorted(info.missing_keys)[:5]}, misshapen {sorted(info.mismatched_keys)[:5]}; save it again"
+            )
+
+    def _match(self) -> dict[str, _Target]:
+        mapping = get_model_conversion_mapping(self.model)
+        renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+        converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+        by_pattern = {pattern: entry for entry in converters for pattern in entry.source_patterns}
+        wanted: dict[str, Any] = self.model.state_dict()
+        prefix = self.model.base_model_prefix
+        targets: dict[str, _Target] = {}
+        for name in sorted(self.checkpoint.tensors):
+            target, pattern = rename_source_key(name, renamings, converters, prefix, wanted)
+            if target not in wanted and name in wanted:
+                target, pattern = name, None
+            if target in wanted:
+                converter = by_pattern[pattern] if pattern is not None else None
+                targets.setdefault(target, _Target(converter)).sources[pattern or name].append(name)
+        return targets
+
+    def _layer_targets(self, layer: int) -> list[str]:
+        return [
+            target
+            for target, owner in self._expert_targets.items()
+            if owner == layer and target in self._targets
+        ]
+
+    def _expert_sources(self, target: str, index: int) -> list[tuple[str, bool]]:
+        """Return the disk names that feed expert ``index`` of a fused target, and whether by row."""
+        if target not in self._numbered:
+            numbered: dict[int | None, list[str]] = defaultdict(list)
+            for name in self._targets[target].names:
+                numbered[_number(name)].append(name)
+            self._numbered[target] = dict(numbered)
+        numbers = self._numbered[target]
+        fused = [(name, True) for name in numbers.get(None, [])]
+        return fused + [(name, False) for name in numbers.get(index, [])]
+
+    def _missing(self) -> list[str]:
+        made = self._made_targets()
+        tied = set(self.model.all_tied_weights_keys)
+        ignored = [re.compile(pattern) for pattern in self.model._keys_to_ignore_on_load_missing or []]
+        faults = [
+            f"no tensor for {target}"
+            for target in self.model.state_dict()
+            if target not in made and target not in tied and not any(p.search(target) for p in ignored)
+        ]
+        for target, layer in self._expert_targets.items():
+            if target not in self._targets:
+                continue
+            for pattern, names in self._targets[target].sources.items():
+                numbers = [_number(name) for name in names]
+                absent = set(range(self.blocks[layer].num_experts)) - set(numbers)
+                if None not in numbers and absent:
+                    faults.append(f"no {pattern} of experts {sorted(absent)[:5]} for {target}")
+        return faults
+
+    def _made_targets(self) -> set[str]:
+        """Return every model tensor the disk feeds, counting converters that make several."""
+        made = set(self._targets)
+        for target, entry in self._targets.items():
+            if entry.converter is not None and len(entry.converter.target_patterns) > 1:
+                first = entry.converter.target_patterns[0]
+                made |= {target.replace(first, other) for other in entry.converter.target_patterns}
+        return made
+
+    def _misshapen(self) -> list[str]:
+        wanted = self.model.state_dict()
+        faults: list[str] = []
+        for target, entry in self._targets.items():
+            specs = {name: self.checkpoint.tensors[name] for name in entry.names}
+            raw = {
+                n: torch.empty(s.shape, dtype=TORCH_DTYPES[s.dtype], device="meta") for n, s in specs.items()
+            }
+            shapes = {name: list(spec.shape) for name, spec in list(specs.items())[:3]}
+            try:
+                made = entry.convert(target, raw, self.model)
+            except Exception as error:
+                # Whatever a converter raises on shapes that do not go together is the same fault.
+                faults.append(f"{target}: {shapes} do not go together ({str(error).splitlines()[0][:120]})")
+                continue
+            for name, value in made.items():
+                if name in wanted and value.shape != wanted[name].shape:
+                    faults.append(
+                        f"{name} must be {list(wanted[name].shape)} by config.json, "
+                        f"got {list(value.shape)} from {shapes}"
+                    )
+        return faults
+
+    def _raise_faults(self, faults: list[str]) -> None:
+        if not faults:
+            return
+        more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
+        raise ValueError(
+            f"checkpoint {self.checkpoint.folder} does not fit its config.json: {'; '.join(faults[:8])}{more}; "
+            "download or save it again"
+        )
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers' own progress bar off the screen meanwhile; a run has one of its own."""
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
+
+
+def _number(name: str) -> int | None:
+    match = _EXPERT_NUMBER.search(name)
+    return int(match.group(0)) if match else None

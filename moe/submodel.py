@@ -1,0 +1,172 @@
+"""The full model, and a really smaller one: shared layers, full router, some of the experts."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from moe.blocks import MoEBlock
+from moe.kept import Absent, Expert, KeptExperts, check_absent, kept_experts
+from moe.layout import open_storage, resolve_dtype
+from moe.storage import Storage, quiet_loading
+
+
+def load_full(path: str | Path, *, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
+    """Return the whole model, frozen, in evaluation mode.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder of a checkpoint, or a hub name.
+    dtype : torch.dtype or str
+        ``float32``, ``bfloat16``, ``float16``, or ``auto`` for the checkpoint's own.
+
+    Raises
+    ------
+    ValueError
+        As `moe.layout.read_layout`.
+    """
+    storage = open_storage(path, "auto")
+    with quiet_loading():
+        model = AutoModelForCausalLM.from_pretrained(
+            storage.checkpoint.folder,
+            dtype=resolve_dtype(dtype, storage.checkpoint),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    return _freeze(model)
+
+
+def load_submodel(
+    path: str | Path,
+    keep: Mapping[int, Sequence[int]],
+    *,
+    absent: str = "restrict",
+    dtype: torch.dtype | str = "auto",
+) -> PreTrainedModel:
+    """Return a model that holds only the kept experts, each as two linear layers.
+
+    Reads the shared tensors and the kept experts, nothing else. The router is whole and frozen.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder of a checkpoint, or a hub name.
+    keep : Mapping[int, Sequence[int]]
+        Decoder layer -> experts to keep, by their index in the full model. A layer may keep none,
+        and a layer that is not named keeps none.
+    absent : {"restrict", "renormalise", "mask"}
+        What becomes of choices of other experts; see `moe.kept.choose_kept`.
+    dtype : torch.dtype or str
+        As `load_full`.
+
+    Raises
+    ------
+    ValueError
+        As `moe.layout.read_layout`; if ``keep`` names a layer or expert the model lacks.
+    """
+    return build_submodel(open_storage(path, dtype), keep, absent=check_absent(absent))
+
+
+def build_submodel(storage: Storage, keep: Mapping[int, Sequence[int]], *, absent: Absent) -> PreTrainedModel:
+    """Turn the empty model of an opened checkpoint into a sub-model; uses ``storage`` up."""
+    chosen = check_keep(storage.blocks, keep)
+    model = storage.model
+    dtype = model.dtype
+    blocks = list(storage.blocks.values())
+    for block in blocks:
+        _replace(model, block.path, nn.Module())
+    storage.load_shared(dtype)
+    for block in blocks:
+        experts = {i: _read_expert(storage, block, i, dtype) for i in chosen[block.layer]}
+        _replace(model, block.path, KeptExperts(block, experts, absent))
+    return _freeze(model)
+
+
+def check_keep(
+    blocks: Mapping[int, MoEBlock], keep: Mapping[int, Sequence[int]]
+) -> dict[int, tuple[int, ...]]:
+    """Return the kept experts of every MoE layer, sorted.
+
+    Raises
+    ------
+    ValueError
+        If a layer or an expert does not exist or is named twice; all faults at once.
+    """
+    faults = [f"layer {layer} has no experts" for layer in keep if layer not in blocks]
+    for layer, block in blocks.items():
+        experts = list(keep.get(layer, ()))
+        outside = [index for index in experts if not 0 <= index < block.num_experts]
+        if outside:
+            faults.append(f"layer {layer} has experts 0..{block.num_experts - 1}, not {outside}")
+        if len(set(experts)) != len(experts):
+            faults.append(f"layer {layer} names an expert twice: {experts}")
+    if faults:
+        raise ValueError(
+            f"experts to keep do not fit the model: {'; '.join(faults)}; MoE layers: {sorted(blocks)}"
+        )
+    return {layer: tuple(sorted(keep.get(layer, ()))) for layer in blocks}
+
+
+def fused_experts(model: nn.Module) -> dict[int, dict[int, dict[str, Tensor]]]:
+    """Return a sub-model's experts as the full model fuses them.
+
+    Returns
+    -------
+    dict
+        Layer -> expert -> parameter of the experts module -> tensor ``[1, ...]``, adapters not included.
+    """
+    return {
+        module.layer: {index: _fuse(module, index) for index in module.kept} for module in kept_experts(model)
+    }
+
+
+def unfuse(
+    block: MoEBlock, fused: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+    """Return weights ``[out, in]`` and biases by projection from one expert's fused tensors ``[1, ...]``."""
+    weights: dict[str, Tensor] = {}
+    biases: dict[str, Tensor | None] = {}
+    for projection, name in block.projections.items():
+        stored = fused[name][0]
+        # A transposed view, not a copy: the same matrix product as the family's own, to the bit.
+        weights[projection] = stored.T if block.is_transposed else stored
+        bias = fused.get(f"{name}_bias")
+        biases[projection] = None if bias is None else bias[0]
+    return weights, biases
+
+
+def _fuse(module: KeptExperts, index: int) -> dict[str, Tensor]:
+    expert = module.expert(index)
+    fused: dict[str, Tensor] = {}
+    for projection, name in module.projections.items():
+        layer = getattr(expert, projection)
+        linear = getattr(layer, "base_layer", layer)  # PEFT wraps the linear layer it adapts
+        weight = linear.weight.detach()
+        fused[name] = (weight.T if module.is_transposed else weight)[None]
+        if linear.bias is not None:
+            fused[f"{name}_bias"] = linear.bias.detach()[None]
+    return fused
+
+
+def _read_expert(storage: Storage, block: MoEBlock, index: int, dtype: torch.dtype) -> Expert:
+    fused = {name: value.to(dtype) for name, value in storage.read_expert(block.layer, index).items()}
+    return Expert(*unfuse(block, fused))
+
+
+def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+
+
+def _freeze(model: PreTrainedModel) -> PreTrainedModel:
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def all_experts(blocks: Iterable[MoEBlock]) -> dict[int, tuple[int, ...]]:
+    """Return the ``keep`` that keeps everything."""
+    return {block.layer: tuple(range(block.num_experts)) for block in blocks}
