@@ -275,6 +275,11 @@ def _join(found: Sequence[Passes]) -> Passes:
     )
 
 
+def site_positions_km(sites: Sequence[Cluster]) -> FloatArray:
+    """Return the Earth-fixed positions of sites on the WGS84 ellipsoid, [site, 3] in km."""
+    return _site_vectors(sites).position_km
+
+
 def _site_vectors(sites: Sequence[Cluster]) -> Sites:
     """Return geodetic sites as Earth-fixed vectors (WGS84)."""
     latitude, longitude = (

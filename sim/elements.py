@@ -58,6 +58,19 @@ class _Line:
     text: str
 
 
+def read_elements(path: Path | str) -> tuple[Satellite, ...]:
+    """Read an element file of any kind the project knows, by its content.
+
+    Raises
+    ------
+    ValueError
+        If the file is absent, or as the reader of its kind says.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"no element file at {path}; give the path of a TLE file, or 'walker'")
+    return read_tle(path)
+
+
 def read_tle(path: Path | str) -> tuple[Satellite, ...]:
     """Read a TLE file; see `parse_tle` for what it may hold and what is refused.
 
