@@ -4,14 +4,16 @@ One message may be for several devices of one cluster. Their updates are linear 
 the reply carries their exact weighted mean.
 """
 
+import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
 
 from client.orders import Orders, read_orders
 from client.train import TrainResult, mean_loss, train
 from client.workplace import Workplace, workplace
 from moe.adapters import get_arrays, set_arrays
-from moe.experts import ExpertArrays
+from moe.experts import ExpertArrays, ParameterKey
 from strategy.messages import (
     ExpertUpdate,
     Profile,
@@ -23,6 +25,7 @@ from strategy.messages import (
 )
 
 app = ClientApp()
+Array32 = NDArray[np.float32]
 
 
 @app.query()
@@ -50,14 +53,11 @@ def tune(message: Message, context: Context) -> Message:
     task = read_task(message)
     outcomes = [_tune_on(device, task, orders, work) for device in orders.devices]
     examples = sum(result.num_examples for result, _ in outcomes)
-    mean = {
-        key: sum(result.num_examples * delta[key] for result, delta in outcomes) / examples
-        for key in task.values
-    }
-    if task.reply_with == "values":
-        mean = {key: task.values[key] + delta for key, delta in mean.items()}
     update = ExpertUpdate(
-        arrays={key: value.astype(task.values[key].dtype) for key, value in mean.items()},
+        arrays={
+            key: _mean_over_devices(start if task.reply_with == "values" else None, key, outcomes)
+            for key, start in task.values.items()
+        },
         num_examples=examples,
         train_loss=sum(r.num_examples * r.loss for r, _ in outcomes) / examples,
         local_steps=max(result.steps for result, _ in outcomes),
@@ -78,6 +78,15 @@ def evaluate(message: Message, context: Context) -> Message:
     losses = [mean_loss(model, work.blocks(device), batch) for device in orders.devices]
     loss = sum(n * value for n, value in zip(counts, losses, strict=True)) / sum(counts)
     return loss_reply(loss, sum(counts), message)
+
+
+def _mean_over_devices(
+    start: Array32 | None, key: ParameterKey, outcomes: list[tuple[TrainResult, ExpertArrays]]
+) -> Array32:
+    """Return the devices' mean delta weighted by examples, added to ``start`` where one is given."""
+    deltas = np.stack([delta[key] for _, delta in outcomes]).astype(np.float64)
+    mean = np.average(deltas, axis=0, weights=[result.num_examples for result, _ in outcomes])
+    return (mean if start is None else start + mean).astype(np.float32)
 
 
 def _tune_on(

@@ -11,7 +11,7 @@ from typing import cast
 from flwr.app import Context, Message
 
 from server.config import RunConfig
-from sim.grid import SKY_RECORD
+from sim.journey import SKY_RECORD
 from sim.population import Population
 
 

@@ -74,7 +74,7 @@ def train(model: nn.Module, blocks_NT: NDArray[np.int64], spec: TrainSpec, seed:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = _optimizer(parameters, spec)
     batches = _batches(len(blocks_NT), spec.batch_size, np.random.default_rng(seed))
-    began_s, losses, seen = time.monotonic(), [], set[int]()
+    began_s, losses, seen = time.monotonic(), list[float](), set[int]()
     while len(losses) < spec.steps:
         rows = next(batches)
         tokens_BT = torch.from_numpy(blocks_NT[rows])

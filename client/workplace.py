@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from flwr.app import Context
 from numpy.typing import NDArray
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from client.data import FederatedText, pack
@@ -105,7 +106,7 @@ class Workplace:
         sample_NT = torch.from_numpy(self.blocks(device_id)[: self.config.profile.examples])
         return tuple(routing_mass(self._full_model, sample_NT.split(self.config.evaluate.batch_size)))
 
-    def _load(self, experts: frozenset[ExpertId]) -> PreTrainedModel:
+    def _load(self, experts: frozenset[ExpertId]) -> nn.Module:
         """Return the sub-model of these experts with adapters attached."""
         keep: dict[int, list[int]] = {}
         for expert in sorted(experts):

@@ -11,7 +11,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, PreTrainedModel
+from torch import nn
+from transformers import AutoTokenizer
 
 from client.data import FederatedText, pack
 from client.train import mean_loss
@@ -70,7 +71,7 @@ class Evaluator:
         set_arrays(model, {key: value for key, value in values.items() if key.expert in set(experts)})
         return mean_loss(model, self._heldout[cluster], self._config.evaluate.batch_size)
 
-    def _load_submodel(self, experts: tuple[ExpertId, ...]) -> PreTrainedModel:
+    def _load_submodel(self, experts: tuple[ExpertId, ...]) -> nn.Module:
         keep: dict[int, list[int]] = {}
         for expert in experts:
             keep.setdefault(expert.layer, []).append(expert.index)

@@ -6,14 +6,17 @@ uploading, so that a slow node holds up a fast one. Hence: pull only what belong
 online, one message id at a time, side by side.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import monotonic, sleep
+from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from typing_extensions import override
+
+from sim.wire import ERROR_BYTES, content_bytes
 
 MAX_PULLS = 32
 """Replies that are fetched side by side; each may block while its node uploads."""
@@ -26,10 +29,17 @@ class PatientGrid(Grid):
     ----------
     inner : Grid
         Flower's.
+    clock : callable
+        Seconds since the run began, for the events.
+    on_event : callable
+        Gets ``delivered`` when a message is handed to Flower and ``arrived`` when its reply is here,
+        with their bytes; ``crossed`` is empty, because nobody here knows the windows.
     """
 
-    def __init__(self, inner: Grid) -> None:
-        self._inner = inner
+    def __init__(
+        self, inner: Grid, *, clock: Callable[[], float], on_event: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self._inner, self._clock, self._on_event = inner, clock, on_event
         self._node_of: dict[str, int] = {}
         self._pulls: dict[str, Future[list[Message]]] = {}
         self._pool = ThreadPoolExecutor(MAX_PULLS, thread_name_prefix="pull")
@@ -67,6 +77,7 @@ class PatientGrid(Grid):
                 if message_id:
                     self._node_of[message_id] = message.metadata.dst_node_id
                     pushed.append(message_id)
+                    self._log("delivered", message_id, message.metadata.dst_node_id, message)
         return pushed
 
     @override
@@ -79,7 +90,8 @@ class PatientGrid(Grid):
         finished = [message_id for message_id, pull in self._pulls.items() if pull.done()]
         replies = [reply for message_id in finished for reply in self._pulls.pop(message_id).result()]
         for reply in replies:
-            self._node_of.pop(reply.metadata.reply_to_message_id, None)
+            message_id = reply.metadata.reply_to_message_id
+            self._log("arrived", message_id, self._node_of.pop(message_id), reply)
         return replies
 
     @override
@@ -95,6 +107,20 @@ class PatientGrid(Grid):
             waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
             sleep(0.5)
         return replies
+
+    def _log(self, kind: str, message_id: str, node_id: int, message: Message) -> None:
+        carried = content_bytes(message.content) if message.has_content() else ERROR_BYTES
+        self._on_event(
+            {
+                "event": kind,
+                "time_s": self._clock(),
+                "node": node_id,
+                "message": message_id,
+                "type": message.metadata.message_type,
+                "bytes": carried,
+                "crossed": [],
+            }
+        )
 
     def _pull(self, message_id: str) -> list[Message]:
         return list(self._inner.pull_messages([message_id]))

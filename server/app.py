@@ -1,0 +1,91 @@
+"""The ServerApp: read the configuration, prepare, run, report.
+
+The algorithm is in ``strategy/ems_fl.py``, what it stands on in ``server/job.py``.
+"""
+
+import time
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from moe.checkpoint import export_adapter, export_merged
+from server.config import RunConfig, read_config
+from server.ems_fl_run import Outcome, Saved, run_ems_fl
+from server.evaluate import Evaluator
+from server.fedavg_run import run_fedavg
+from server.job import Job, prepare
+from server.ledger import Ledger
+from server.observer import Observer, nodes_by_cluster
+from server.report import render_summary, write_summary
+from server.run_folder import name_run_folder
+from server.runlog import EVENTS_FILE, RunLog
+from server.summarise import summarise
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the app; a refusal is printed in full before Flower sees it as a failure."""
+    try:
+        run(grid, read_config(context.run_config))
+    except ValueError as refusal:
+        print(f"\nThe run was refused: {refusal}\n", flush=True)
+        raise
+
+
+def run(grid: Grid, config: RunConfig) -> Path:
+    """Run one configuration and return its folder.
+
+    Raises
+    ------
+    ValueError
+        If something the user gave cannot be used; nothing has been written then.
+    RuntimeError
+        If the run ended without a single merge: nothing was learned.
+    """
+    began_wall_s = time.monotonic()
+    saved = Saved.read(Path(config.run.resume)) if config.run.resume else None
+    job = prepare(config, say=_say)
+    evaluator = Evaluator(config, job.path, job.tuning, job.text, job.clusters)
+    with _open_log(config, saved) as log:
+        log.say(f"run folder: {log.folder}")
+        observer = Observer(job, log, evaluator)
+        if config.strategy == "fedavg":
+            outcome = run_fedavg(job, grid, log, observer)
+        else:
+            outcome = run_ems_fl(job, grid, log, observer, saved)
+        with log.doing("exporting the adapter and measuring"):
+            _export(job, outcome, log.folder)
+            ledger = Ledger.read(log.folder / EVENTS_FILE, job.clusters, nodes_by_cluster(job))
+            summary = summarise(
+                job, outcome, ledger, evaluator, folder=str(log.folder), began_wall_s=began_wall_s
+            )
+        write_summary(log.folder, summary)
+        log.say(render_summary(summary))
+        if not ledger.train_messages_up:
+            raise RuntimeError(
+                f"no device's update ever reached the server; {log.folder / EVENTS_FILE} says why. A longer "
+                "sky.hours, a lower sky.elevation-mask-deg or a faster link gives devices more contact"
+            )
+        return log.folder
+
+
+def _open_log(config: RunConfig, saved: Saved | None) -> RunLog:
+    folder = name_run_folder(config)
+    if saved is None:
+        return RunLog.create(folder, config)
+    return RunLog.resume(folder, config, offset=saved.extra["log_offset"], merges=saved.strategy.merges)
+
+
+def _export(job: Job, outcome: Outcome, folder: Path) -> None:
+    if job.tuning.method == "ffa":
+        export_adapter(job.path, outcome.values, job.tuning, folder / "adapter")
+    # Full tuning has no adapter to take home, so its merged checkpoint is not a matter of choice.
+    if job.config.run.export_merged or job.tuning.method == "full":
+        export_merged(job.path, outcome.values, job.tuning, folder / "merged")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

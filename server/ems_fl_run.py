@@ -1,0 +1,185 @@
+"""Run EMS-FL over the simulated sky or over Flower's own grid, with saving and resuming."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, MetricRecord
+from flwr.serverapp import Grid
+
+from moe.experts import ExpertArrays
+from server.job import Job, adapter_bytes_per_expert
+from server.observer import Observer
+from server.patient_grid import PatientGrid
+from server.runlog import RunLog
+from server.state import load_state, save_state
+from sim.grid import SatelliteGrid
+from strategy.assignment import Assignment
+from strategy.ems_fl import EmsFl
+from strategy.messages import decode_arrays, encode_arrays
+from strategy.settings import EmsFlSettings, experts_that_fit
+from strategy.staleness import discount_from_name
+from strategy.state import EmsFlState
+
+MAX_FAILURES = 5
+"""Faults in a row after which a node is left alone for the rest of the run."""
+POLL_INTERVAL_S = 1.0
+"""Real seconds between two looks at a deployed grid; a SuperNode itself polls every 3 s."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a run ended with.
+
+    Parameters
+    ----------
+    values : ExpertArrays
+        Server values of every tuned array.
+    assignment : Assignment or None
+        Who trained what; None if it never came to that, or for FedAvg.
+    clock_s : float
+        On the run's clock at the end.
+    stop_reason : str
+        Why it ended.
+    """
+
+    values: ExpertArrays
+    assignment: Assignment | None
+    clock_s: float
+    stop_reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """What an earlier run of the same folder left behind: strategy state, sky, extras."""
+
+    strategy: EmsFlState
+    sky: dict[str, Any]
+    extra: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Saved":
+        """Return the saved state of a run folder; as :func:`server.state.load_state`."""
+        strategy, sky, extra = load_state(folder)
+        return cls(strategy=strategy, sky=sky, extra=extra)
+
+
+def run_ems_fl(job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Saved | None) -> Outcome:
+    """Run, or go on with, the job; saves its state after merges."""
+    world, clock, expects, snapshot = _world(job, grid, log, observer, saved)
+    settings, last_saved = settings_from(job), saved.strategy.merges if saved else 0
+
+    def save(state: EmsFlState) -> None:
+        nonlocal last_saved
+        if state.merges - last_saved >= job.config.run.save_every_merges:
+            last_saved = state.merges
+            log.sync()
+            extra = {"log_offset": log.offset, "clock_s": clock()}
+            save_state(log.folder, state, sky=snapshot(), extra=extra)
+
+    strategy = EmsFl(
+        settings,
+        clock=clock,
+        expects=expects,
+        on_event=observer.event,
+        on_merge=save,
+        state=saved.strategy if saved else None,
+    )
+
+    def evaluate(merges: int, arrays: ArrayRecord) -> MetricRecord:
+        return observer.measure(
+            decode_arrays(arrays), strategy.state.assignment, merges=merges, time_s=clock()
+        )
+
+    max_merges = job.config.merge.max_merges
+    strategy.start(world, encode_arrays(job.initial), max_merges, job.horizon_s, evaluate_fn=evaluate)
+    state = strategy.state
+    if clock() >= job.horizon_s:
+        reason = "the horizon was reached"
+    else:
+        reason = "max-merges was reached" if 0 < max_merges <= state.merges else "target-loss was reached"
+    return Outcome(values=state.values, assignment=state.assignment, clock_s=clock(), stop_reason=reason)
+
+
+def settings_from(job: Job) -> EmsFlSettings:
+    """Return the strategy's settings for a job."""
+    config = job.config
+    deployed = job.plan is None
+    return EmsFlSettings(
+        layout=job.layout,
+        fingerprint=job.fingerprint,
+        clusters=job.clusters,
+        max_experts=_expert_limit(job),
+        assign_method=config.assign.method,
+        discount=discount_from_name(
+            config.merge.discount, a=config.merge.discount_a, b=config.merge.discount_b
+        ),
+        server_learning_rate=config.merge.server_learning_rate,
+        count_whole_cluster=config.merge.count == "cluster",
+        profile_wait_s=config.profile.wait_hours * 3600.0,
+        merge_wait_s=config.merge.wait_s,
+        evaluate_every_merges=config.evaluate.every_merges,
+        target_loss=config.merge.target_loss,
+        max_failures=MAX_FAILURES,
+        poll_interval_s=POLL_INTERVAL_S if deployed else 0.0,
+        seed=config.seed,
+    )
+
+
+def _expert_limit(job: Job) -> Callable[[str, int], int]:
+    """Return how many experts of a layer a cluster can hold, send and may have."""
+    adapter_bytes = adapter_bytes_per_expert(job) if job.config.assign.link_budget and job.plan else 0
+    most = job.config.assign.experts_per_layer
+
+    def limit(cluster: str, memory_bytes: int) -> int:
+        fit = experts_that_fit(
+            job.layout, memory_bytes, adapter_bytes=adapter_bytes, window_bytes=_window_bytes(job, cluster)
+        )
+        return min(fit, most) if most else fit
+
+    return limit
+
+
+def _window_bytes(job: Job, cluster: str) -> float:
+    """Return what the median contact carries up for one node of the cluster when all send."""
+    if job.plan is None:
+        return 0.0
+    carried = [contact.capacity_bytes("up") for contact in job.plan.contacts[cluster]]
+    return float(np.median(carried)) / len(job.population.cluster_nodes(cluster))
+
+
+def _world(
+    job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Saved | None
+) -> tuple[Grid, Callable[[], float], Callable[[str], bool] | None, Callable[[], dict[str, Any]]]:
+    """Return the grid to run on, its clock, what it expects, and how to snapshot it."""
+    if job.plan is None:
+        began_s = time.monotonic() - (saved.extra["clock_s"] if saved else 0.0)
+        return PatientGrid(grid, on_event=observer.event, clock=(clock := _since(began_s))), clock, None, dict
+    sky = satellite_grid(job, grid, log, observer, visibility="in-view")
+    if saved:
+        sky.restore(saved.sky)
+    return sky, lambda: sky.now_s, sky.expects, sky.snapshot
+
+
+def satellite_grid(
+    job: Job, grid: Grid, log: RunLog, observer: Observer, *, visibility: str
+) -> SatelliteGrid:
+    """Return the simulated sky of a job over Flower's grid."""
+    assert job.plan is not None
+    return SatelliteGrid(
+        grid,
+        job.plan,
+        job.population,
+        min_steps=job.config.train.min_steps,
+        max_steps=job.config.train.max_steps,
+        visibility="all" if visibility == "all" else "in-view",
+        on_event=observer.event,
+        on_wait=log.waiting,
+    )
+
+
+def _since(began_s: float) -> Callable[[], float]:
+    return lambda: time.monotonic() - began_s

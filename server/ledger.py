@@ -1,0 +1,93 @@
+"""Sums over the event log: who exchanged what, trained how long, failed how often.
+
+The log is the one source: a resumed run and a finished one are counted the same way.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+
+@dataclass(slots=True)
+class ClusterAccount:
+    """What one cluster did so far.
+
+    Parameters
+    ----------
+    rises_s : set[float]
+        Rise of every contact in which at least one byte crossed.
+    bytes_down, bytes_up : int
+        That crossed, those of messages that never got through included.
+    local_steps, merges, failures : int
+        Steps of devices whose update was merged; merges; refused or failed replies.
+    """
+
+    rises_s: set[float] = field(default_factory=set)
+    bytes_down: int = 0
+    bytes_up: int = 0
+    local_steps: int = 0
+    merges: int = 0
+    failures: int = 0
+
+
+class Ledger:
+    """Accounts by cluster, kept event by event.
+
+    Parameters
+    ----------
+    clusters : iterable of str
+        By name.
+    cluster_of : Mapping[int, str]
+        Cluster of every node; what an unknown node did is nobody's.
+    """
+
+    def __init__(self, clusters: Iterable[str], cluster_of: Mapping[int, str]) -> None:
+        self.accounts = {name: ClusterAccount() for name in clusters}
+        self.train_messages_down = 0
+        self.train_messages_up = 0
+        self.assignment: dict[str, Any] | None = None
+        self._cluster_of = dict(cluster_of)
+
+    @classmethod
+    def read(cls, log: Path, clusters: Iterable[str], cluster_of: Mapping[int, str]) -> Self:
+        """Return the ledger of an event log on disk."""
+        events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        told = {event["node"]: event["cluster"] for event in events if event["event"] == "profiled"}
+        ledger = cls(clusters, {**cluster_of, **told})
+        for event in events:
+            ledger.note(event)
+        return ledger
+
+    def note(self, event: Mapping[str, Any]) -> None:
+        """Take in one event; those that are no account's business are ignored."""
+        kind = event["event"]
+        if kind == "assigned":
+            self.assignment = dict(event)
+        elif kind == "merged":
+            account = self.accounts[event["cluster"]]
+            account.merges += 1
+            for update in event["updates"]:
+                account.local_steps += update["local_steps"] * len(update["devices"])
+        elif kind == "refused" and event["node"] in self._cluster_of:
+            self.accounts[self._cluster_of[event["node"]]].failures += 1
+        elif kind == "delivered":
+            self._note_transfer(event, down=True)
+            self.train_messages_down += event["type"] == "train"
+        elif kind == "arrived":
+            self._note_transfer(event, down=False)
+            self.train_messages_up += event["type"] == "train"
+        elif kind in ("expired", "unfinished"):
+            self._note_transfer(event, down=event["phase"] in ("down", "landing"))
+
+    def _note_transfer(self, event: Mapping[str, Any], *, down: bool) -> None:
+        cluster = event.get("cluster") or self._cluster_of.get(event["node"])
+        if cluster is None:
+            return
+        account = self.accounts[cluster]
+        account.rises_s.update(rise_s for rise_s, carried in event["crossed"] if carried > 0)
+        if down:
+            account.bytes_down += round(event["bytes"])
+        else:
+            account.bytes_up += round(event["bytes"])

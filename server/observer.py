@@ -1,0 +1,121 @@
+"""What the run tells people while it goes: lines on the screen and curves, from the events."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flwr.app import MetricRecord
+
+from moe.experts import ExpertArrays
+from server.evaluate import Evaluator
+from server.job import Job
+from server.report import ClusterSummary, render_assignment
+from server.runlog import RunLog
+from strategy.assignment import Assignment
+
+
+class Observer:
+    """Log every event, and say the ones a person waits for.
+
+    Parameters
+    ----------
+    job : Job
+        What is run.
+    log : RunLog
+        Where it is written.
+    evaluator : Evaluator
+        Held-out losses.
+    """
+
+    def __init__(self, job: Job, log: RunLog, evaluator: Evaluator) -> None:
+        self._job, self._log, self._evaluator = job, log, evaluator
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Log one event of the sky or the strategy."""
+        self._log.event(event)
+        line = self._line(event)
+        if line:
+            self._log.say(line, event["time_s"])
+        if event["event"] == "assigned":
+            self._log.say(assignment_table(self._job, event))
+        if event["event"] == "merged":
+            self._log.scalar(
+                f"train-loss/{event['cluster']}", mean_train_loss(event), merges=event["merges"],
+                time_s=event["time_s"],
+            )  # fmt: skip
+
+    def measure(
+        self, values: ExpertArrays, assignment: Assignment | None, *, merges: int, time_s: float
+    ) -> MetricRecord:
+        """Evaluate the merged model and every cluster's own sub-model; returns the losses."""
+        with self._log.doing("measuring held-out loss"):
+            merged = self._evaluator.merged(values)
+            own = {
+                name: self._evaluator.submodel(name, experts, values)
+                for name, experts in (assignment.experts.items() if assignment else ())
+            }
+        mean = sum(merged.values()) / len(merged)
+        for tag, losses in (("merged-loss", merged), ("own-loss", own)):
+            for name, loss in losses.items():
+                self._log.scalar(f"{tag}/{name}", loss, merges=merges, time_s=time_s)
+        self._log.scalar("merged-loss/mean", mean, merges=merges, time_s=time_s)
+        own_text = f", own sub-models {sum(own.values()) / len(own):.3f}" if own else ""
+        self._log.say(f"after {merges} merges: held-out loss merged {mean:.3f}{own_text}", time_s)
+        metrics = MetricRecord({"loss": mean})
+        metrics.update({f"merged-loss.{name}": loss for name, loss in merged.items()})
+        metrics.update({f"own-loss.{name}": loss for name, loss in own.items()})
+        return metrics
+
+    def _line(self, event: Mapping[str, Any]) -> str:
+        """Return what a person reads of an event; empty for the many small ones."""
+        kind = event["event"]
+        if kind == "merged":
+            stale = [s for update in event["updates"] for s in update["staleness"].values()]
+            return (
+                f"{event['cluster']:<12} merge {event['merges']:>3}: {len(event['updates'])} updates, "
+                f"staleness {_span(stale)}, train loss {mean_train_loss(event):.3f}"
+            )
+        if kind == "refused":
+            return f"node {event['node']} refused ({event['failures']} in a row): {event['reason'][:400]}"
+        if kind == "assigned":
+            missing = event["not_heard"]
+            return "experts assigned" + (f"; not heard and left out: {', '.join(missing)}" if missing else "")
+        return ""
+
+
+def assignment_table(job: Job, event: Mapping[str, Any]) -> str:
+    """Return the table of an assignment, with its warnings."""
+    rows = [
+        ClusterSummary(
+            name=name,
+            domain=domain,
+            experts_per_layer=experts_per_layer(job, event, name),
+            capture=event["capture"][name],
+            random_capture=event["random_capture"][name],
+        )
+        for name, domain in zip(job.clusters, job.text.domains, strict=True)
+        if name in event["experts"]
+    ]
+    shared = [group for group in event["groups"] if len(group) > 1]
+    note = "".join(f"more clusters than experts: {', '.join(group)} share theirs\n" for group in shared)
+    return render_assignment(rows, event["near_uniform"]) + note
+
+
+def experts_per_layer(job: Job, event: Mapping[str, Any], cluster: str) -> tuple[int, ...]:
+    """Return how many experts of every MoE layer an assignment gives a cluster."""
+    layers = [int(name.partition(".")[0]) for name in event["experts"].get(cluster, ())]
+    return tuple(layers.count(layer) for layer in job.layout.layers) if layers else ()
+
+
+def mean_train_loss(event: Mapping[str, Any]) -> float:
+    """Return the mean training loss behind a merge, weighted by examples."""
+    total = sum(update["num_examples"] for update in event["updates"])
+    return float(sum(u["num_examples"] * u["train_loss"] for u in event["updates"]) / total)
+
+
+def nodes_by_cluster(job: Job) -> dict[int, str]:
+    """Return the cluster of every node that is known beforehand: those of a simulated sky."""
+    return {node.node_id: node.cluster for node in job.population.nodes} if job.plan else {}
+
+
+def _span(numbers: list[int]) -> str:
+    return str(min(numbers)) if min(numbers) == max(numbers) else f"{min(numbers)}-{max(numbers)}"

@@ -1,0 +1,102 @@
+"""From a finished run to its last screen."""
+
+import time
+from collections.abc import Mapping
+
+from moe.experts import ExpertArrays
+from server.ems_fl_run import Outcome
+from server.evaluate import Evaluator
+from server.job import FLOAT32_BYTES, Job
+from server.ledger import Ledger
+from server.observer import experts_per_layer
+from server.report import ClusterSummary, Cost, RunSummary, cost_of_messages, near_uniform_warning
+
+PARAMETER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def summarise(
+    job: Job, outcome: Outcome, ledger: Ledger, evaluator: Evaluator, *, folder: str, began_wall_s: float
+) -> RunSummary:
+    """Return the summary of a run: losses measured now, from the first values and the last."""
+    merged_before, merged_after = evaluator.merged(job.initial), evaluator.merged(outcome.values)
+    own_before = _own_losses(job.initial, outcome, evaluator)
+    own_after = _own_losses(outcome.values, outcome, evaluator)
+    assigned = ledger.assignment
+    clusters = tuple(
+        ClusterSummary(
+            name=name,
+            domain=domain,
+            experts_per_layer=_experts(job, ledger, name),
+            capture=assigned["capture"].get(name) if assigned else None,
+            random_capture=assigned["random_capture"].get(name) if assigned else None,
+            contacts=len(ledger.accounts[name].rises_s),
+            bytes_down=ledger.accounts[name].bytes_down,
+            bytes_up=ledger.accounts[name].bytes_up,
+            local_steps=ledger.accounts[name].local_steps,
+            merges=ledger.accounts[name].merges,
+            failures=ledger.accounts[name].failures,
+            own_loss_before=own_before.get(name),
+            own_loss_after=own_after.get(name),
+            merged_loss_before=merged_before[name],
+            merged_loss_after=merged_after[name],
+        )
+        for name, domain in zip(job.clusters, job.text.domains, strict=True)
+    )
+    warning = near_uniform_warning(assigned["near_uniform"]) if assigned else ""
+    return RunSummary(
+        strategy=job.config.strategy,
+        clusters=clusters,
+        spent=_spent(job, outcome, ledger),
+        full_adapter=_as_if(ledger, job.adapter_parameters, FLOAT32_BYTES),
+        full_model=_as_if(ledger, *_model_size(job)),
+        clock_s=outcome.clock_s,
+        wall_s=time.monotonic() - began_wall_s,
+        stop_reason=outcome.stop_reason,
+        run_folder=folder,
+        is_simulated=job.plan is not None,
+        warnings=(warning,) if warning else (),
+    )
+
+
+def _own_losses(values: ExpertArrays, outcome: Outcome, evaluator: Evaluator) -> Mapping[str, float]:
+    if outcome.assignment is None:
+        return {}
+    experts = outcome.assignment.experts
+    return {name: evaluator.submodel(name, of_cluster, values) for name, of_cluster in experts.items()}
+
+
+def _experts(job: Job, ledger: Ledger, cluster: str) -> tuple[int, ...]:
+    if ledger.assignment is not None:
+        return experts_per_layer(job, ledger.assignment, cluster)
+    return tuple(job.layout.num_experts.values()) if job.config.strategy == "fedavg" else ()
+
+
+def _spent(job: Job, outcome: Outcome, ledger: Ledger) -> Cost:
+    accounts = ledger.accounts.values()
+    if outcome.assignment is None:
+        trainable = job.adapter_parameters if job.config.strategy == "fedavg" else 0
+    else:
+        per_expert = {key: value.size for key, value in job.initial.items()}
+        trainable = max(
+            sum(size for key, size in per_expert.items() if key.expert in set(experts))
+            for experts in outcome.assignment.experts.values()
+        )
+    return Cost(
+        bytes_down=sum(account.bytes_down for account in accounts),
+        bytes_up=sum(account.bytes_up for account in accounts),
+        trainable_parameters=trainable,
+    )
+
+
+def _as_if(ledger: Ledger, parameters: int, bytes_per_parameter: int) -> Cost:
+    return cost_of_messages(
+        messages_down=ledger.train_messages_down,
+        messages_up=ledger.train_messages_up,
+        parameters=parameters,
+        bytes_per_parameter=bytes_per_parameter,
+    )
+
+
+def _model_size(job: Job) -> tuple[int, int]:
+    width = PARAMETER_BYTES[job.config.model.dtype]
+    return job.layout.total_bytes // width, width
