@@ -17,10 +17,11 @@ from server.fedavg_run import run_fedavg
 from server.job import Job, prepare
 from server.ledger import Ledger
 from server.observer import Observer, nodes_by_cluster
-from server.report import render_summary, write_summary
+from server.report import render_summary
 from server.run_folder import name_run_folder
 from server.runlog import EVENTS_FILE, RunLog
 from server.summarise import summarise
+from server.summary import write_summary
 
 app = ServerApp()
 

@@ -86,7 +86,7 @@ def prepare(config: RunConfig, say: Callable[[str], None]) -> Job:
         If the sites, the sky, the data or the checkpoint cannot be used.
     """
     population = population_from(config)
-    plan = plan_from(config, population) if config.sky.simulated else None
+    plan = plan_from(config, population, say) if config.sky.simulated else None
     if config.model.name == "demo":
         ensure_base_model(say)
     path = str(resolve_model_name(config.model.name))

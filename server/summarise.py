@@ -9,7 +9,8 @@ from server.evaluate import Evaluator
 from server.job import FLOAT32_BYTES, Job
 from server.ledger import Ledger
 from server.observer import experts_per_layer
-from server.report import ClusterSummary, Cost, RunSummary, cost_of_messages, near_uniform_warning
+from server.report import near_uniform_warning
+from server.summary import ClusterSummary, Cost, RunSummary, cost_of_messages
 
 PARAMETER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 

@@ -1,0 +1,64 @@
+"""From the run configuration to the contact plan: a saved one, or satellites, sites and link."""
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from server.config import RunConfig
+from sim.link import Link, fixed_link, link_preset
+from sim.plan import ContactPlan
+from sim.plan_files import read_plan
+from sim.population import Population
+from sim.sky import SkySettings, build_plan
+
+BITS = 8
+
+
+def plan_from(config: RunConfig, population: Population, say: Callable[[str], None]) -> ContactPlan:
+    """Return when each cluster of the population can be reached.
+
+    Raises
+    ------
+    ValueError
+        If elements, plan file or link cannot be used, or a cluster is never seen.
+    """
+    if config.sky.plan_file:
+        return _saved_plan(Path(config.sky.plan_file), population)
+    return build_plan(_sky(config), population.clusters, _link(config), on_notice=say)
+
+
+def _sky(config: RunConfig) -> SkySettings:
+    settings = config.sky
+    start, span_s = datetime.fromisoformat(settings.start_utc), settings.hours * 3600.0
+    kind, _, rest = settings.elements.partition(":")
+    if kind == "tle":
+        return SkySettings(elements=rest, start=start, span_s=span_s, step_s=settings.step_s)
+    total, planes, phasing = (int(part) for part in rest.split("/"))
+    return SkySettings(
+        walker_pattern="star" if kind == "walker-star" else "delta",
+        walker_total=total,
+        walker_planes=planes,
+        walker_phasing=phasing,
+        inclination_deg=settings.inclination_deg,
+        altitude_km=settings.altitude_km,
+        start=start,
+        span_s=span_s,
+        step_s=settings.step_s,
+    )
+
+
+def _link(config: RunConfig) -> Link:
+    if config.link.preset == "fixed":
+        return fixed_link(config.link.down_bytes_per_s * BITS, config.link.up_bytes_per_s * BITS)
+    return link_preset(config.link.preset)
+
+
+def _saved_plan(path: Path, population: Population) -> ContactPlan:
+    plan = read_plan(path)
+    missing = [c.name for c in population.clusters if not plan.contacts.get(c.name)]
+    if missing:
+        raise ValueError(
+            f"{path} has no contact for {', '.join(missing)}; it knows {', '.join(plan.contacts)}: "
+            "name the clusters as the plan does (population.sites), or use another plan"
+        )
+    return plan
