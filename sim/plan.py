@@ -1,7 +1,7 @@
 """The contact plan: when each cluster can be reached, and how many bytes a second it carries then.
 
-Times are seconds after the start of the scenario. Rates are bytes per second, piecewise linear between knots, so
-that the bytes carried up to a time are piecewise quadratic and can be inverted exactly (`sim.capacity`).
+Times are seconds after the start of the scenario. Rates are bytes per second, piecewise linear between knots,
+so that the bytes carried up to a time are piecewise quadratic and can be inverted exactly (`sim.capacity`).
 """
 
 from bisect import bisect_right

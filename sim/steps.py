@@ -1,0 +1,39 @@
+"""How long a node trains between two contacts."""
+
+from dataclasses import dataclass
+from math import floor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRule:
+    """How many local steps a node does before it answers.
+
+    Parameters
+    ----------
+    min_steps, max_steps : int
+        Bounds of a training, 1 <= min_steps <= max_steps.
+    query_steps : int
+        What a query or an evaluation takes, >= 1.
+
+    Raises
+    ------
+    ValueError
+        If a bound breaks its rule.
+    """
+
+    min_steps: int
+    max_steps: int
+    query_steps: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_steps <= self.max_steps or self.query_steps < 1:
+            raise ValueError(
+                "local steps must obey 1 <= min_steps <= max_steps and query_steps >= 1, got min_steps"
+                f" {self.min_steps}, max_steps {self.max_steps}, query_steps {self.query_steps}"
+            )
+
+    def steps(self, *, is_training: bool, free_s: float, step_time_s: float) -> int:
+        """Return the steps that fit into the ``free_s`` seconds until the next contact, within the bounds."""
+        if not is_training:
+            return self.query_steps
+        return min(max(floor(free_s / step_time_s), self.min_steps), self.max_steps)
