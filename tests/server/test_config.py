@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from flwr.common.config import flatten_dict, parse_config_args
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.config import RunConfig, config_fields, flat_config, read_config
@@ -257,6 +257,7 @@ def test_the_toml_of_a_configuration_reads_back_as_the_same_configuration(tmp_pa
     assert read_config(parse_config_args([str(tmp_path / "config.toml")])) == config
 
 
+@settings(deadline=None)  # the machine is shared: no time limit
 @given(
     st.one_of(
         st.text(st.characters(exclude_categories=["Cs"])),
