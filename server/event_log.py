@@ -29,11 +29,14 @@ class EventLog:
         try:
             # The kernel lets go of the lock when the process dies, so a crashed run can be resumed at once.
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             self._file.close()
             raise ValueError(
                 f"another run is writing {path}; wait for it to end, or stop it, before this one is resumed"
             ) from error
+        except OSError:
+            # Some network file systems have no locks; a run there is as good, only not guarded.
+            pass
         self._file.seek(0, os.SEEK_END)
 
     @property

@@ -25,6 +25,9 @@ EVENTS_FILE = "events.jsonl"
 TIMINGS_FILE = "timings.jsonl"
 CURVES_FOLDER = "curves"
 
+# The grid repeats itself every 3 s while it waits; after a longer pause the same words are a new wait.
+SAME_WAIT_S = 10.0
+
 
 class RunLog:
     """The log of one run; make it with `RunLog.create` or `RunLog.resume`, use it in a ``with`` block.
@@ -43,6 +46,7 @@ class RunLog:
         self._lock = threading.Lock()
         self._activity = "working"
         self._activity_since_s = self._printed_s = time.monotonic()
+        self._waited_s = 0.0
         self._closing = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="ems-fl-heartbeat", daemon=True)
         self._heart.start()
@@ -147,8 +151,10 @@ class RunLog:
 
     def waiting(self, text: str) -> None:
         """Note what is waited for; it is printed when the silence lasts. Fits ``SatelliteGrid.on_wait``."""
-        if text != self._activity:
-            self._activity, self._activity_since_s = text, time.monotonic()
+        now_s = time.monotonic()
+        if text != self._activity or now_s - self._waited_s > SAME_WAIT_S:
+            self._activity, self._activity_since_s = text, now_s
+        self._waited_s = now_s
 
     @contextmanager
     def doing(self, text: str) -> Iterator[None]:
