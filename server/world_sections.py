@@ -101,7 +101,8 @@ class SkySettings(Section):
         default=600.0, ge=160, le=50_000, description="Altitude of the circular Walker orbits."
     )
     start_utc: str = Field(
-        default="2026-01-01T00:00:00Z", description="UTC instant of simulated second 0, ISO 8601."
+        default="2026-01-01T00:00:00Z",
+        description="UTC instant of simulated second 0, ISO 8601; empty = newest epoch of the element file.",
     )
     hours: float = Field(
         default=24.0,
@@ -128,16 +129,19 @@ class SkySettings(Section):
     @field_validator("start_utc")
     @classmethod
     def _an_instant(cls, text: str) -> str:
+        if not text:
+            return text
         try:
             instant = datetime.fromisoformat(text)
         except ValueError:
             instant = None
         if instant is None or instant.tzinfo is None or instant.utcoffset() != UTC.utcoffset(None):
-            raise ValueError("must be an ISO 8601 instant in UTC; for example 2026-01-01T00:00:00Z")
+            raise ValueError("must be empty or an ISO 8601 instant in UTC; for example 2026-01-01T00:00:00Z")
         return text
 
 
-LinkPreset = Literal["s-band", "s-band-iot", "ka-band", "starlink", "fixed"]
+LinkPreset = Literal["s-band", "ka", "starlink-like", "nb-iot", "kineis-like", "fixed"]
+"""The presets of ``sim/link.py``, which has their sources, and ``fixed``."""
 
 
 class LinkSettings(Section):

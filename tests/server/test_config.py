@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from flwr.common.config import flatten_dict, parse_config_args
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from server.config import RunConfig, config_fields, flat_config, read_config
 from server.config_text import commented_toml, configuration_page, toml_text, toml_value
+from sim.link import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF_FILES = sorted((ROOT / "conf").glob("*.toml"))
@@ -200,7 +202,7 @@ def test_element_sets_that_make_no_constellation_are_refused(elements: str) -> N
 
 @pytest.mark.parametrize("start", ["2026-01-01", "2026-01-01T00:00:00", "2026-01-01T00:00:00+02:00", "now"])
 def test_a_start_that_is_not_an_instant_in_utc_is_refused(start: str) -> None:
-    assert "sky.start-utc must be an ISO 8601 instant in UTC" in refusal({"sky.start-utc": start})
+    assert "sky.start-utc must be empty or an ISO 8601 instant in UTC" in refusal({"sky.start-utc": start})
 
 
 @pytest.mark.parametrize(
@@ -235,6 +237,11 @@ def test_settings_that_cannot_go_together_are_refused(
 
 def test_a_pair_is_not_judged_while_one_of_it_cannot_be_read() -> None:
     assert refusal({"train.min-steps": 9, "train.max-steps": 0}).startswith("1 setting ")
+
+
+def test_the_link_presets_are_those_that_the_sky_knows() -> None:
+    (rule,) = (field.annotation for key, field in config_fields().items() if key == "link.preset")
+    assert set(get_args(rule)) == {*PRESETS, "fixed"}
 
 
 def test_equal_minimum_and_maximum_steps_fix_the_number_of_steps() -> None:
