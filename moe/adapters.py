@@ -3,7 +3,6 @@
 Everything leaves as ``ExpertArrays`` (float32, by layer, expert and name), whatever the family does.
 """
 
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from moe.factors import PROJECTIONS, check_arrays, frozen_factor, label, tuned_s
 from moe.kept import kept_experts
 from moe.layout import open_storage, read_layout
 from moe.merge import MergedModel
+from moe.quiet import quiet_peft
 from moe.submodel import unfuse
 
 __all__ = [
@@ -71,19 +71,18 @@ def attach(model: PreTrainedModel, tuning: Tuning) -> PeftModel | PreTrainedMode
         target_modules=r".*\.e\d+\.fc_(in|out)",
     )
     # PEFT draws an A that is overwritten below; the caller's random stream is none of its business.
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # PEFT 0.21.2 asks transformers 5.23 for a property under its old name.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+    with torch.random.fork_rng(devices=[]), quiet_peft():
         adapted = get_peft_model(model, config)
     for key, layer in _lora_layers(model).items():
+        assert layer.in_features is not None
         factor = frozen_factor(
             tuning, ParameterKey(key.layer, key.index, f"{key.name}.lora_A"), layer.in_features
         )
-        a_weight = layer.lora_A[_ADAPTER].weight
-        a_weight.data.copy_(torch.from_numpy(factor))
-        a_weight.requires_grad_(False)
-        layer.lora_B[_ADAPTER].weight.data.zero_()
-    return adapted  # type: ignore[return-value]
+        with torch.no_grad():
+            layer.lora_A[_ADAPTER].get_parameter("weight").copy_(torch.from_numpy(factor))
+            layer.lora_B[_ADAPTER].get_parameter("weight").zero_()
+        layer.lora_A[_ADAPTER].requires_grad_(False)
+    return adapted
 
 
 def set_arrays(model: nn.Module, arrays: ExpertArrays) -> None:
@@ -105,8 +104,8 @@ def set_arrays(model: nn.Module, arrays: ExpertArrays) -> None:
     ]
     if faults:
         raise ValueError(
-            f"arrays do not fit the sub-model: {'; '.join(faults[:8])}; it must get exactly its kept experts, "
-            "with the tuning it was attached with"
+            f"arrays do not fit the sub-model: {'; '.join(faults[:8])}; it must get exactly its kept "
+            "experts, with the tuning it was attached with"
         )
     with torch.no_grad():
         for key, parameter in tuned.items():
@@ -170,7 +169,7 @@ def _tuned(model: nn.Module) -> dict[ParameterKey, nn.Parameter]:
                 layer = getattr(module.expert(index), name)
                 if isinstance(layer, LoraLayer):
                     key = ParameterKey(module.layer, index, f"{name}.lora_B")
-                    tuned[key] = layer.lora_B[_ADAPTER].weight  # type: ignore[assignment]
+                    tuned[key] = layer.lora_B[_ADAPTER].get_parameter("weight")
                 elif layer.weight.requires_grad:
                     tuned[ParameterKey(module.layer, index, f"{name}.weight")] = layer.weight
     if num_kept and not tuned:

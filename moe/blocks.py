@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import nn
+from transformers import PreTrainedModel
 
 TESTED_FAMILIES = frozenset({"mixtral", "olmoe", "qwen3_moe", "flex_olmo", "gpt_oss"})
 """Families whose laws are part of this project's tests; others should pass ``moe.selftest.check``."""
@@ -68,7 +69,7 @@ class MoEBlock:
         return (columns, rows) if self.is_transposed else (rows, columns)
 
 
-def find_blocks(model: nn.Module) -> tuple[MoEBlock, ...]:
+def find_blocks(model: PreTrainedModel) -> tuple[MoEBlock, ...]:
     """Return the MoE blocks of a model in the order of their layers.
 
     Raises
@@ -77,12 +78,12 @@ def find_blocks(model: nn.Module) -> tuple[MoEBlock, ...]:
         If there are none, if one is of a form this project cannot slice, or if two blocks claim one layer.
     """
     blocks = sorted(_walk(model), key=lambda block: block.layer)
-    family = model.config.model_type if hasattr(model, "config") else type(model).__name__
+    family = model.config.model_type
     if not blocks:
         raise ValueError(
             f"no routed experts found in model_type {family!r}: looked for experts modules with fused "
-            f"{' or '.join(_FC_IN)} and {_FC_OUT} ([experts, ., .]) and a router 'gate' or 'router' beside them; "
-            "the model is dense, or of a form this project does not know"
+            f"{' or '.join(_FC_IN)} and {_FC_OUT} ([experts, ., .]) and a router 'gate' or 'router' beside "
+            "them; the model is dense, or of a form this project does not know"
         )
     layers = [block.layer for block in blocks]
     if len(set(layers)) != len(layers):
@@ -92,7 +93,7 @@ def find_blocks(model: nn.Module) -> tuple[MoEBlock, ...]:
     return tuple(blocks)
 
 
-def _walk(model: nn.Module) -> Iterator[MoEBlock]:
+def _walk(model: PreTrainedModel) -> Iterator[MoEBlock]:
     modules = dict(model.named_modules())
     for path, module in modules.items():
         # Set by transformers on every class decorated with use_experts_implementation.
@@ -102,7 +103,7 @@ def _walk(model: nn.Module) -> Iterator[MoEBlock]:
         yield _block(path, module, parent, model)
 
 
-def _block(path: str, experts: nn.Module, parent: nn.Module, model: nn.Module) -> MoEBlock:
+def _block(path: str, experts: nn.Module, parent: nn.Module, model: PreTrainedModel) -> MoEBlock:
     fc_in = next((name for name in _FC_IN if getattr(experts, name, None) is not None), None)
     router = next(
         (child for name in ("gate", "router") if (child := getattr(parent, name, None)) is not None), None
@@ -110,8 +111,9 @@ def _block(path: str, experts: nn.Module, parent: nn.Module, model: nn.Module) -
     numbers = re.findall(r"\.(\d+)\.", path)
     if fc_in is None or getattr(experts, _FC_OUT, None) is None or router is None or not numbers:
         raise ValueError(
-            f"{path} of class {type(experts).__name__} is not understood: needs {' or '.join(_FC_IN)} and {_FC_OUT}, "
-            f"a sibling 'gate' or 'router', and a layer number in its name; found {sorted(dict(experts.named_parameters()))}"
+            f"{path} of class {type(experts).__name__} is not understood: needs {' or '.join(_FC_IN)} and "
+            f"{_FC_OUT}, a sibling 'gate' or 'router', and a layer number in its name; "
+            f"found {sorted(dict(experts.named_parameters()))}"
         )
     return MoEBlock(
         layer=int(numbers[-1]),
@@ -124,7 +126,7 @@ def _block(path: str, experts: nn.Module, parent: nn.Module, model: nn.Module) -
     )
 
 
-def _top_k(router: nn.Module, parent: nn.Module, model: nn.Module) -> int:
+def _top_k(router: nn.Module, parent: nn.Module, model: PreTrainedModel) -> int:
     config = model.config.get_text_config()
     named = (getattr(owner, "top_k", None) for owner in (router, parent))
     configured = (

@@ -24,6 +24,7 @@ from moe.experts import ExpertArrays, ParameterKey, Tuning
 from moe.factors import check_arrays, frozen_factor
 from moe.layout import layout_of, open_storage
 from moe.merge import merged_experts
+from moe.quiet import quiet_peft
 from moe.shards import TORCH_DTYPES, open_checkpoint
 from moe.storage import Storage
 from moe.submodel import load_full
@@ -75,8 +76,9 @@ def export_adapter(path: str | Path, arrays: ExpertArrays, tuning: Tuning, out_d
     packed = _pack(storage, arrays, tuning)
     if {key: value.shape for key, value in packed.items()} != expected:
         raise ValueError(
-            f"the adapter's tensors are not those PEFT asks for: missing {sorted(expected.keys() - packed.keys())[:3]}, "
-            f"unexpected {sorted(packed.keys() - expected.keys())[:3]}; use export_merged for this family"
+            "the adapter's tensors are not those PEFT asks for: missing "
+            f"{sorted(expected.keys() - packed.keys())[:3]}, unexpected "
+            f"{sorted(packed.keys() - expected.keys())[:3]}; use export_merged for this family"
         )
     with _new_folder(out_dir) as folder:
         save_file(packed, folder / _ADAPTER_FILE, metadata={"format": "pt"})
@@ -95,7 +97,8 @@ def load_adapter(path: str | Path, adapter: str | Path, *, dtype: torch.dtype | 
         If tensors are missing, unknown, or did not arrive in the model as they are in the file.
     """
     stored = load_file(Path(adapter) / _ADAPTER_FILE)
-    model = PeftModel.from_pretrained(load_full(path, dtype=dtype), str(adapter)).eval()
+    with quiet_peft():
+        model = PeftModel.from_pretrained(load_full(path, dtype=dtype), str(adapter)).eval()
     loaded = get_peft_model_state_dict(model)
     faults = [f"{key} is missing" for key in loaded if key not in stored]
     faults += [f"{key} is not of this model" for key in stored if key not in loaded]
@@ -106,7 +109,8 @@ def load_adapter(path: str | Path, adapter: str | Path, *, dtype: torch.dtype | 
     ]
     if faults:
         raise ValueError(
-            f"adapter {adapter} does not fit {path}: {'; '.join(sorted(faults)[:5])}; export it again from this base"
+            f"adapter {adapter} does not fit {path}: {'; '.join(sorted(faults)[:5])}; "
+            "export it again from this base"
         )
     return model
 
@@ -193,7 +197,7 @@ def _adapter_config(storage: Storage, tuning: Tuning) -> LoraConfig:
 
 def _expected_tensors(storage: Storage, config: LoraConfig) -> dict[str, torch.Size]:
     """Return what PEFT itself would save for this base and configuration; nothing is allocated."""
-    with torch.device("meta"):
+    with torch.device("meta"), quiet_peft():
         model = get_peft_model(storage.model, config, low_cpu_mem_usage=True)
     return {key: value.shape for key, value in get_peft_model_state_dict(model).items()}
 

@@ -4,7 +4,7 @@ Shape letters: T tokens, H hidden, E experts of the full model, K choices per to
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -62,10 +62,9 @@ class KeptExperts(nn.Module):
         # What the family's module has beside expert tensors (muse_spark: a norm) keeps its name.
         for name, child in block.experts.named_children():
             self.add_module(name, child)
-        self._gate: Callable[[Tensor], Tensor] = (
-            block.experts._apply_gate if block.experts.has_gate else block.experts.act_fn
-        )
-        self._norm = block.experts.post_expert_norm if block.experts.has_post_expert_norm else None
+        lender: Any = block.experts
+        self._gate: Callable[[Tensor], Tensor] = lender._apply_gate if lender.has_gate else lender.act_fn
+        self._norm: nn.Module | None = lender.post_expert_norm if lender.has_post_expert_norm else None
         # Plain attributes, not buffers: transformers re-creates non-persistent buffers uninitialised.
         local = torch.full((self.num_experts,), len(self.kept))
         local[list(self.kept)] = torch.arange(len(self.kept))
@@ -77,10 +76,10 @@ class KeptExperts(nn.Module):
 
     def expert(self, index: int) -> Expert:
         """Return a kept expert by its index in the full model."""
-        return self.get_submodule(f"e{index}")  # type: ignore[return-value]
+        return cast(Expert, self._modules[f"e{index}"])
 
     def forward(self, hidden_TH: Tensor, *routing: Tensor, **named_routing: Tensor) -> Tensor:
-        """Return the kept experts' weighted sum ``[T, H]``; takes ``choice_TK, weight_TK`` after ``hidden_TH``."""
+        """Return the kept experts' weighted sum ``[T, H]``; ``choice_TK, weight_TK`` follow ``hidden_TH``."""
         choice_TK, weight_TK = (*routing, *named_routing.values())
         num_kept = len(self.kept)
         if self._local_E.device != hidden_TH.device:
@@ -134,8 +133,8 @@ class KeptExperts(nn.Module):
         logits_TE, self._logits_TE = self._logits_TE, None
         if logits_TE is None:
             raise ValueError(
-                f"absent 'restrict' needs the router's logits [tokens, {self.num_experts}], and the router of "
-                f"layer {self.layer} gave none; use absent 'renormalise'"
+                f"absent 'restrict' needs the router's logits [tokens, {self.num_experts}], and the router "
+                f"of layer {self.layer} gave none; use absent 'renormalise'"
             )
         return logits_TE
 
@@ -198,7 +197,7 @@ def check_absent(absent: str) -> Absent:
     """
     for known in get_args(Absent):
         if absent == known:
-            return known  # type: ignore[no-any-return]
+            return cast(Absent, known)
     raise ValueError(f"absent must be one of {', '.join(get_args(Absent))}, got {absent!r}")
 
 

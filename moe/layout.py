@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from moe.blocks import REFUSED_FAMILIES, find_blocks
@@ -78,7 +78,7 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
         If it needs code from the checkpoint, names an unknown or refused family, or is no language model.
     """
     where = f"checkpoint {checkpoint.folder}"
-    family = checkpoint.config.get("model_type")
+    family = str(checkpoint.config.get("model_type"))
     if family in REFUSED_FAMILIES:
         raise ValueError(
             f"{where}: family {family!r} is refused: {REFUSED_FAMILIES[family]}; choose another model"

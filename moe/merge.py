@@ -79,7 +79,7 @@ def merged_experts(
 def lora_change(
     arrays: ExpertArrays, tuning: Tuning, expert: ExpertId, projection: str, in_features: int
 ) -> Tensor | None:
-    """Return ``lora_alpha / lora_rank * B @ A`` ``[out, in]`` in float32, or None where ``B`` is zero or not given."""
+    """Return ``lora_alpha / lora_rank * B @ A`` ``[out, in]``, float32; None if ``B`` is zero or absent."""
     b_factor = arrays.get(ParameterKey(expert.layer, expert.index, f"{projection}.lora_B"))
     if b_factor is None or not b_factor.any():
         return None

@@ -123,8 +123,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "unknown")
         raise ValueError(
-            f"checkpoint {folder} is quantised ({method}); experts are sliced and tuned in fp32, bf16 or fp16: "
-            "save a dequantised copy and use that"
+            f"checkpoint {folder} is quantised ({method}); experts are sliced and tuned in fp32, bf16 or "
+            "fp16: save a dequantised copy and use that"
         )
     names, faults = _shard_files(folder)
     tensors: dict[str, TensorSpec] = {}
@@ -216,8 +216,8 @@ def _shard_files(folder: Path) -> tuple[dict[str, str], list[str]]:
     pickles = sorted(file.name for file in folder.glob("*.bin")) + sorted(f.name for f in folder.glob("*.pt"))
     if pickles:
         raise ValueError(
-            f"checkpoint {folder} has only pickle weights ({', '.join(pickles[:3])}), which can run code when "
-            "opened; convert them to safetensors (model.save_pretrained) first"
+            f"checkpoint {folder} has only pickle weights ({', '.join(pickles[:3])}), which can run code "
+            "when opened; convert them to safetensors (model.save_pretrained) first"
         )
     loose = sorted(file.name for file in folder.glob("*.safetensors"))
     hint = f"; it has {', '.join(loose[:3])}, whose index is missing" if loose else ""

@@ -7,8 +7,7 @@ for a single expert, so that an expert can be read, or written back, without its
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,9 +22,9 @@ from transformers.core_model_loading import (
     revert_weight_conversion,
 )
 from transformers.modeling_utils import LoadStateDictConfig
-from transformers.utils import logging
 
 from moe.blocks import MoEBlock
+from moe.quiet import quiet_loading
 from moe.shards import TORCH_DTYPES, Checkpoint
 
 _EXPERT_NUMBER = re.compile(r"(?<=[._]experts[._])(\d+)(?=\.)|(?<=\.expert_)(\d+)(?=\.)")
@@ -47,8 +46,9 @@ class _Target:
     ) -> dict[str, torch.Tensor]:
         """Return the model tensors these disk tensors make."""
         if self.converter is None:
-            return {target: tensors[name] for name in self.names if name in tensors}
-        converter = deepcopy(self.converter)
+            [name] = self.names
+            return {target: tensors[name]}
+        converter: Any = deepcopy(self.converter)
         for pattern, names in self.sources.items():
             for name in names:
                 if name in tensors:
@@ -146,8 +146,9 @@ class Storage:
     def load_shared(self, dtype: torch.dtype) -> None:
         """Fill the model with everything but the experts, whose modules the caller has taken out."""
         values = {name: self.checkpoint.read(name) for name in self.shared_names}
+        mapping: Any = get_model_conversion_mapping(self.model)
         config = LoadStateDictConfig(
-            weight_mapping=get_model_conversion_mapping(self.model),
+            weight_mapping=mapping,
             dtype=dtype,
             dtype_plan=self.model._get_dtype_plan(dtype),
         )
@@ -157,7 +158,8 @@ class Storage:
         if info.missing_keys or info.mismatched_keys or info.error_msgs:
             raise ValueError(
                 f"checkpoint {self.checkpoint.folder} does not fit its configuration: missing "
-                f"{sorted(info.missing_keys)[:5]}, misshapen {sorted(info.mismatched_keys)[:5]}; save it again"
+                f"{sorted(info.missing_keys)[:5]}, misshapen {sorted(info.mismatched_keys)[:5]}; save it "
+                "again"
             )
 
     def _match(self) -> dict[str, _Target]:
@@ -251,21 +253,9 @@ class Storage:
             return
         more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
         raise ValueError(
-            f"checkpoint {self.checkpoint.folder} does not fit its config.json: {'; '.join(faults[:8])}{more}; "
-            "download or save it again"
+            f"checkpoint {self.checkpoint.folder} does not fit its config.json: "
+            f"{'; '.join(faults[:8])}{more}; download or save it again"
         )
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Keep transformers' own progress bar off the screen meanwhile; a run has one of its own."""
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()
 
 
 def _number(name: str) -> int | None:

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from moe.blocks import MoEBlock
 from moe.kept import Absent, Expert, KeptExperts, check_absent, kept_experts
 from moe.layout import open_storage, resolve_dtype
-from moe.storage import Storage, quiet_loading
+from moe.quiet import quiet_loading
+from moe.storage import Storage
 
 
 def load_full(path: str | Path, *, dtype: torch.dtype | str = "auto") -> PreTrainedModel:

@@ -1,0 +1,152 @@
+"""What becomes of tokens whose router wants an expert that is not here."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from moe.adapters import attach
+from moe.blocks import find_blocks
+from moe.experts import Tuning
+from moe.kept import choose_kept
+from moe.submodel import load_full, load_submodel
+
+Tiny = Callable[[str], Path]
+KEEPS: list[dict[int, tuple[int, ...]]] = [
+    {0: (3,), 1: (3,)},
+    {0: (1, 6), 1: ()},
+    {0: (0, 2, 5, 7), 1: (4, 5, 6)},
+]
+
+
+def rule(
+    choice: list[int], weight: list[float], logits: list[float], kept: tuple[int, ...], absent: str
+) -> dict[int, float]:
+    """Say in plain Python, for one token, which experts it gets at which weight."""
+    mine = {e: w for e, w in zip(choice, weight, strict=True) if e in kept}
+    if len(mine) == len(choice) or absent == "mask" or not kept:
+        return mine
+    total = sum(weight)
+    if absent == "renormalise":
+        return {e: w * total / sum(mine.values()) for e, w in mine.items()}
+    best = sorted(kept, key=lambda e: -logits[e])[: min(len(choice), len(kept))]
+    odds = torch.softmax(torch.tensor([logits[e] for e in best]), dim=0).tolist()
+    return {e: total * share for e, share in zip(best, odds, strict=True)}
+
+
+def restrict_full(model: PreTrainedModel, keep: dict[int, tuple[int, ...]], absent: str) -> None:
+    """Make the full model follow `rule`, token by token, at the input of its experts."""
+    for block in find_blocks(model):
+        heard: dict[str, Tensor] = {}
+
+        def listen(
+            _m: nn.Module, _a: Any, output: tuple[Tensor, ...], heard: dict[str, Tensor] = heard
+        ) -> None:
+            heard["logits"] = output[0]
+
+        def choose(
+            _m: nn.Module,
+            args: tuple[Tensor, ...],
+            heard: dict[str, Tensor] = heard,
+            kept: tuple[int, ...] = tuple(keep.get(block.layer, ())),
+        ) -> tuple[Tensor, ...]:
+            hidden, choice, weight = args
+            choice, weight = choice.clone(), weight.clone()
+            for token in range(len(choice)):
+                given = rule(
+                    choice[token].tolist(),
+                    weight[token].tolist(),
+                    heard["logits"][token].tolist(),
+                    kept,
+                    absent,
+                )
+                # A place that is left over points anywhere at weight zero.
+                pairs = [*given.items(), *[(0, 0.0)] * choice.shape[1]][: choice.shape[1]]
+                choice[token] = torch.tensor([expert for expert, _ in pairs])
+                weight[token] = torch.tensor([share for _, share in pairs])
+            return hidden, choice, weight
+
+        block.router.register_forward_hook(listen)
+        block.experts.register_forward_pre_hook(choose)
+
+
+@pytest.mark.parametrize("absent", ["restrict", "renormalise", "mask"])
+def test_a_sub_model_follows_the_rule_told_token_by_token(
+    checkpoint: Path, tokens: Tensor, absent: str
+) -> None:
+    for keep in KEEPS:
+        slow = load_full(checkpoint)
+        restrict_full(slow, keep, absent)
+        fast = load_submodel(checkpoint, keep, absent=absent)
+        with torch.no_grad():
+            torch.testing.assert_close(
+                fast(input_ids=tokens).logits, slow(input_ids=tokens).logits, atol=5e-6, rtol=1e-5
+            )
+
+
+def test_a_token_whose_experts_are_all_kept_keeps_its_weights_to_the_bit() -> None:
+    local = torch.tensor([[1, 0], [2, 1], [3, 3]])
+    weight = torch.tensor([[0.7000001, 0.3], [0.6, 0.1], [0.5, 0.2]])
+    logits = torch.tensor([[0.0, 1.0, 9.0], [0.0, 1.0, 2.0], [3.0, 1.0, 2.0]])
+    for absent in ("restrict", "renormalise", "mask"):
+        chosen, share = choose_kept(local, weight, logits, absent, 3)
+        assert torch.equal(chosen[:2], local[:2])
+        assert torch.equal(share[:2], weight[:2])
+
+
+def test_restrict_shares_the_original_total_by_the_routers_logits() -> None:
+    local = torch.tensor([[4, 1]])  # the first choice is absent: 4 kept experts, 0..3
+    logits = torch.tensor([[0.0, -1.0, 2.0, 1.0]])
+    chosen, share = choose_kept(local, torch.tensor([[0.5, 0.3]]), logits, "restrict", 4)
+    assert chosen.tolist() == [[2, 3]]
+    # softmax([2, 1]) = e/(e+1), 1/(e+1) = 0.7311, 0.2689; the total is 0.8
+    torch.testing.assert_close(share, torch.tensor([[0.58485, 0.21515]]), atol=1e-5, rtol=0)
+
+
+def test_renormalise_keeps_the_total_and_mask_does_not() -> None:
+    local, weight = torch.tensor([[3, 1], [3, 3]]), torch.tensor([[0.5, 0.3], [0.6, 0.4]])
+    _, renormalised = choose_kept(local, weight, None, "renormalise", 3)
+    _, masked = choose_kept(local, weight, None, "mask", 3)
+    torch.testing.assert_close(renormalised, torch.tensor([[0.0, 0.8], [0.0, 0.0]]))
+    torch.testing.assert_close(masked, torch.tensor([[0.0, 0.3], [0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("method", ["ffa", "full"])
+def test_no_token_for_any_kept_expert_trains_nothing_and_does_not_crash(tiny: Tiny, method: str) -> None:
+    # With a router of zeros every token goes to the two experts topk finds first among equals.
+    popular = torch.topk(torch.full((4, 8), 0.125), 2, dim=-1).indices.unique().tolist()
+    lonely = next(index for index in range(8) if index not in popular)
+    model = load_submodel(tiny("mixtral"), {0: (lonely,), 1: ()}, absent="mask")
+    with torch.no_grad():
+        for layer in (0, 1):
+            model.get_parameter(f"model.layers.{layer}.mlp.gate.weight").zero_()
+    tuned = attach(model, Tuning(method=method))  # type: ignore[arg-type]
+    tuned.train()
+    tokens = torch.zeros(1, 4, dtype=torch.long)
+    tuned(input_ids=tokens, labels=tokens).loss.backward()
+    gradients = [p.grad for p in tuned.parameters() if p.requires_grad]
+    assert gradients
+    assert all(g is not None and not g.any() for g in gradients)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(checkpoint: Path, tokens: Tensor) -> None:
+    found = []
+    for is_on in (False, True):
+        model = attach(load_submodel(checkpoint, KEEPS[2]), Tuning())
+        model.train()
+        if is_on:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        torch.manual_seed(0)
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_a_sub_model_of_no_expert_runs(checkpoint: Path, tokens: Tensor) -> None:
+    with torch.no_grad():
+        assert torch.isfinite(load_submodel(checkpoint, {})(input_ids=tokens).logits).all()

@@ -1,0 +1,172 @@
+"""Laws 1, 2, 3, 6 and 10 of docs/design.md, for every family that must pass them."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+from moe.adapters import MergedModel, attach, frozen_factor, get_arrays, initial_arrays
+from moe.checkpoint import export_adapter, export_merged, load_adapter
+from moe.experts import ExpertArrays, ParameterKey, Tuning
+from moe.layout import open_storage, read_layout
+from moe.selftest import check, merges_exactly
+from moe.submodel import all_experts, build_submodel, fused_experts, load_full, load_submodel
+
+KEEP = {0: (5, 1), 1: (0, 2, 7)}
+
+
+def random_arrays(path: Path, tuning: Tuning, seed: int) -> ExpertArrays:
+    generator = np.random.default_rng(seed)
+    start = initial_arrays(path, tuning, read_layout(path).experts)
+    return {
+        key: value + generator.normal(0, 0.1, value.shape).astype(np.float32) for key, value in start.items()
+    }
+
+
+def logits(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=tokens).logits
+
+
+def test_slicing_into_clusters_and_merging_back_is_bit_identical(checkpoint: Path) -> None:
+    assert merges_exactly(checkpoint, load_full(checkpoint), num_clusters=3)
+
+
+def test_a_zero_update_merges_to_the_same_files_byte_for_byte(checkpoint: Path, tmp_path: Path) -> None:
+    for method in ("ffa", "full"):
+        tuning = Tuning(method=method)
+        start = initial_arrays(checkpoint, tuning, read_layout(checkpoint).experts)
+        out = export_merged(checkpoint, start, tuning, tmp_path / method)
+        for file in checkpoint.iterdir():
+            assert (out / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_keeping_all_experts_is_the_model_to_the_bit(checkpoint: Path, tokens: torch.Tensor) -> None:
+    keep = all_experts(open_storage(checkpoint).blocks.values())
+    expected = logits(load_full(checkpoint), tokens)
+    for absent in ("restrict", "renormalise", "mask"):
+        assert torch.equal(logits(load_submodel(checkpoint, keep, absent=absent), tokens), expected)
+
+
+def test_the_self_test_passes(checkpoint: Path) -> None:
+    result = check(checkpoint)
+    assert result.has_passed
+    assert result.keep_all_error == 0.0
+    assert result.family == read_layout(checkpoint).family
+
+
+def test_a_lazily_read_subset_equals_load_then_slice(checkpoint: Path) -> None:
+    full = load_full(checkpoint).state_dict()
+    sub = load_submodel(checkpoint, KEEP)
+    shared = {name: value for name, value in sub.state_dict().items() if ".experts.e" not in name}
+    assert shared.keys() == {name for name in full if ".experts." not in name}
+    assert all(torch.equal(value, full[name]) for name, value in shared.items())
+    for layer, experts in fused_experts(sub).items():
+        assert tuple(experts) == tuple(sorted(KEEP[layer]))
+        path = open_storage(checkpoint).blocks[layer].path
+        for index, fused in experts.items():
+            for name, value in fused.items():
+                assert torch.equal(value[0], full[f"{path}.{name}"][index])
+
+
+def test_the_bytes_read_are_the_bytes_of_the_subset(checkpoint: Path) -> None:
+    layout = read_layout(checkpoint)
+    storage = open_storage(checkpoint)
+    assert storage.checkpoint.bytes_read == 0
+    build_submodel(storage, KEEP, absent="restrict")
+    kept = sum(len(experts) * layout.expert_bytes[layer] for layer, experts in KEEP.items())
+    assert storage.checkpoint.bytes_read == layout.shared_bytes + kept
+    assert layout.total_bytes == sum(spec.num_bytes for spec in storage.checkpoint.tensors.values())
+
+
+def test_what_lies_in_absent_experts_does_not_matter(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "spoilt"
+    shutil.copytree(checkpoint, folder)
+    storage = open_storage(folder)
+    for layer, block in storage.blocks.items():
+        for index in set(range(block.num_experts)) - set(KEEP[layer]):
+            for name, row in storage.expert_names(layer, index).items():
+                _spoil(storage.checkpoint.tensors[name].file, name, row)
+    spoilt, sound = load_submodel(folder, KEEP).state_dict(), load_submodel(checkpoint, KEEP).state_dict()
+    assert all(torch.equal(spoilt[name], value) for name, value in sound.items())
+
+
+def _spoil(file: Path, name: str, row: int | None) -> None:
+    tensors = load_file(file)
+    (tensors[name] if row is None else tensors[name][row]).fill_(float("nan"))
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def test_the_merged_change_is_the_weighted_mean_of_the_devices_products(checkpoint: Path) -> None:
+    tuning = Tuning(lora_rank=4, lora_alpha=6.0, seed=3)
+    counts = (5, 1, 14)
+    devices = [random_arrays(checkpoint, tuning, seed) for seed in range(3)]
+    mean = {
+        key: sum(n * device[key] for n, device in zip(counts, devices, strict=True)) / np.float32(sum(counts))
+        for key in devices[0]
+    }
+    merged = MergedModel(checkpoint, tuning).set(mean).model.state_dict()
+    base = load_full(checkpoint).state_dict()
+    storage = open_storage(checkpoint)
+    for layer, block in storage.blocks.items():
+        for projection, name in block.projections.items():
+            for index in range(block.num_experts):
+                a_key = ParameterKey(layer, index, f"{projection}.lora_A")
+                a_factor = frozen_factor(tuning, a_key, block.shape(projection)[1]).astype(np.float64)
+                b_key = ParameterKey(layer, index, f"{projection}.lora_B")
+                products = [device[b_key].astype(np.float64) @ a_factor for device in devices]
+                expected = 6.0 / 4 * np.average(products, axis=0, weights=counts)
+                parameter = f"{block.path}.{name}"
+                change = (merged[parameter][index].double() - base[parameter][index].double()).numpy()
+                assert change.any()
+                np.testing.assert_allclose(change.T if block.is_transposed else change, expected, atol=2e-6)
+
+
+def test_the_merged_model_is_what_a_device_with_all_experts_runs(
+    checkpoint: Path, tokens: torch.Tensor
+) -> None:
+    for method in ("ffa", "full"):
+        tuning = Tuning(method=method)
+        model = attach(
+            load_submodel(checkpoint, all_experts(open_storage(checkpoint).blocks.values())), tuning
+        )
+        model.train()
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
+        for _ in range(3):
+            model(input_ids=tokens, labels=tokens).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        model.eval()
+        merged = MergedModel(checkpoint, tuning).set(get_arrays(model)).model
+        torch.testing.assert_close(logits(merged, tokens), logits(model, tokens), atol=5e-6, rtol=0)
+        assert not torch.allclose(logits(merged, tokens), logits(load_full(checkpoint), tokens), atol=1e-3)
+
+
+def test_the_exported_adapter_gives_the_servers_logits(
+    checkpoint: Path, tokens: torch.Tensor, tmp_path: Path
+) -> None:
+    tuning = Tuning(lora_rank=3, seed=11)
+    arrays = random_arrays(checkpoint, tuning, seed=4)
+    expected = logits(MergedModel(checkpoint, tuning).set(arrays).model, tokens)
+    export_adapter(checkpoint, arrays, tuning, tmp_path / "adapter")
+    stock = PeftModel.from_pretrained(load_full(checkpoint), str(tmp_path / "adapter"))
+    torch.testing.assert_close(logits(stock, tokens), expected, atol=1e-6, rtol=0)
+    ours = load_adapter(checkpoint, tmp_path / "adapter")
+    torch.testing.assert_close(logits(ours, tokens), expected, atol=1e-6, rtol=0)
+    merged = export_merged(checkpoint, arrays, tuning, tmp_path / "merged")
+    assert torch.equal(logits(load_full(merged), tokens), expected)
+
+
+def test_an_adapter_that_lacks_a_key_is_an_error(checkpoint: Path, tmp_path: Path) -> None:
+    tuning = Tuning(lora_rank=2)
+    export_adapter(checkpoint, random_arrays(checkpoint, tuning, seed=5), tuning, tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    lost = sorted(tensors)[1]
+    save_file({name: value for name, value in tensors.items() if name != lost}, file)
+    with pytest.raises(ValueError, match=r"is missing.*export it again"):
+        load_adapter(checkpoint, tmp_path / "adapter")

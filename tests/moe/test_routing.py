@@ -1,0 +1,45 @@
+"""Which experts data uses."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moe.blocks import find_blocks
+from moe.routing import routing_mass
+from moe.submodel import load_full
+
+
+def test_routing_mass_adds_up_the_routers_own_weights(checkpoint: Path, tokens: torch.Tensor) -> None:
+    model = load_full(checkpoint)
+    expected = np.zeros((2, 8))
+    for row, block in enumerate(find_blocks(model)):
+
+        def add(_m: object, _a: object, output: tuple[torch.Tensor, ...], row: int = row) -> None:
+            for weights, chosen in zip(output[1].tolist(), output[2].tolist(), strict=True):
+                for weight, expert in zip(weights, chosen, strict=True):
+                    expected[row, expert] += weight
+
+        block.router.register_forward_hook(add)
+    mass = routing_mass(model, [tokens[:1], tokens[1:]])
+    assert mass.shape == (2, 8)
+    np.testing.assert_allclose(mass, expected, rtol=1e-6)
+
+
+def test_routing_mass_leaves_no_hook_behind_and_keeps_the_mode(
+    tiny: Callable[[str], Path], tokens: torch.Tensor
+) -> None:
+    model = load_full(tiny("mixtral")).train()
+    first = routing_mass(model, [tokens])
+    assert model.training
+    assert np.array_equal(routing_mass(model, [tokens]), first)
+    # Mixtral's weights sum to one a token.
+    np.testing.assert_allclose(first.sum(axis=1), tokens.numel(), rtol=1e-6)
+    assert not any(block.experts._forward_pre_hooks for block in find_blocks(model))
+
+
+def test_routing_mass_of_nothing_is_refused(tiny: Callable[[str], Path]) -> None:
+    with pytest.raises(ValueError, match="at least one batch"):
+        routing_mass(load_full(tiny("mixtral")), [])
