@@ -58,7 +58,7 @@ def merge_passes(
     ut1_utc_s : float
         As in `sim.orbit.propagate`.
     knot_s : float
-        Largest distance of knots where the rate depends on the range.
+        Largest distance of knots; where neither rate changes, knots are dropped.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def merge_passes(
     """
     contacts = []
     for group in _group(sorted(passes, key=lambda each: (each.rise_s, each.set_s, each.satellite.name))):
-        knots = _knots(group, np.inf if link.is_fixed else knot_s)
+        knots = _knots(group, knot_s)
         range_km = _nearest_km(group, knots, site_km, start, ut1_utc_s)
         time_s, rates = _join(knots, [link.down.bytes_per_s(range_km), link.up.bytes_per_s(range_km)])
         contacts.append(
@@ -131,4 +131,7 @@ def _join(knots: _Knots, values: Sequence[FloatArray]) -> tuple[FloatArray, list
             keep[left] = False
         else:
             time_s[left] -= min(_RAMP_S, 0.25 * (time_s[left] - time_s[left - 1]))
-    return time_s[keep], [value[keep] for value in values]
+    kept = np.flatnonzero(keep)
+    same = np.all([value[kept][1:] == value[kept][:-1] for value in values], axis=0)
+    kept = kept[np.concatenate([[True], ~(same[1:] & same[:-1]), [True]])]
+    return time_s[kept], [value[kept] for value in values]

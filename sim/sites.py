@@ -34,7 +34,7 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
 _REQUIRED = ("name", "latitude_deg", "longitude_deg")
 
 
-def default_clusters(count: int, *, elevation_mask_deg: float = 10.0) -> tuple[Cluster, ...]:
+def default_clusters(count: int, *, elevation_mask_deg: float = 20.0) -> tuple[Cluster, ...]:
     """Return the first ``count`` default sites, all with one elevation mask.
 
     Parameters

@@ -30,6 +30,9 @@ _WALKER_START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 class SkySettings:
     """Which satellites fly, and when.
 
+    The default, three polar orbits at 550 km, gives each of the eight default sites (mask 20 degrees)
+    6 to 12 contacts a day with gaps of up to 4.7 h: measured, and held by a test.
+
     Parameters
     ----------
     elements : str
@@ -53,12 +56,12 @@ class SkySettings:
     """
 
     elements: str = "walker"
-    walker_pattern: Literal["delta", "star"] = "delta"
-    walker_total: int = 4
-    walker_planes: int = 4
-    walker_phasing: int = 1
-    inclination_deg: float = 60.0
-    altitude_km: float = 600.0
+    walker_pattern: Literal["delta", "star"] = "star"
+    walker_total: int = 3
+    walker_planes: int = 3
+    walker_phasing: int = 0
+    inclination_deg: float = 90.0
+    altitude_km: float = 550.0
     start: dt.datetime | None = None
     span_s: float = 86_400.0
     step_s: float = 60.0

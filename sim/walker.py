@@ -38,7 +38,8 @@ def walker(
     inclination_deg : float
         In [0, 180].
     altitude_km : float
-        Over the equatorial radius, in [200, 50000]; lower orbits decay within days.
+        Mean semi-major axis less the equatorial radius, in [200, 50000]; lower orbits decay within days.
+        The Earth's flattening lets the true height of an ``sgp4`` orbit differ by up to 10 km.
     epoch : datetime
         When the first satellite crosses its node, at right ascension 0. UTC, with a time zone.
     pattern : {"delta", "star"}

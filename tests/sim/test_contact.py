@@ -1,0 +1,329 @@
+import csv
+import datetime as dt
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.contact import (
+    ContactWindow,
+    LeftOut,
+    find_window_table,
+    find_windows,
+    site_positions_km,
+)
+from sim.elements import parse_tle, read_tle
+from sim.orbit import Satellite, propagate
+from sim.population import Cluster
+from sim.walker import walker
+
+DAY_S = 86_400.0
+TRUTH_START = dt.datetime(2021, 1, 31, tzinfo=dt.UTC)
+EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+TEN_MILLISECONDS = 0.010
+TRUTH_UT1_UTC_S = -0.1667  # of the truth file, see its README
+
+
+def site(latitude_deg: float, longitude_deg: float, mask_deg: float, altitude_m: float = 0.0) -> Cluster:
+    return Cluster(
+        name="here",
+        latitude_deg=latitude_deg,
+        longitude_deg=longitude_deg,
+        altitude_m=altitude_m,
+        elevation_mask_deg=mask_deg,
+    )
+
+
+def truth_rows(shared_data: Path, mask_deg: float) -> list[dict[str, str]]:
+    path = next((shared_data / "orbits").glob("truth_windows_20x*.csv"))
+    with path.open() as stream:
+        return [row for row in csv.DictReader(stream) if float(row["mask_deg"]) == mask_deg]
+
+
+def truth_sites(rows: list[dict[str, str]], mask_deg: float) -> list[Cluster]:
+    sites = {
+        row["site"]: Cluster(
+            name="-".join(row["site"].split()),
+            latitude_deg=float(row["lat_deg"]),
+            longitude_deg=float(row["lon_deg"]),
+            altitude_m=float(row["alt_m"]),
+            elevation_mask_deg=mask_deg,
+        )
+        for row in rows
+    }
+    return list(sites.values())
+
+
+def elevations_deg(satellite: Satellite, here: Cluster, start: dt.datetime, time_s: np.ndarray) -> np.ndarray:
+    """Elevation by the definition: the slow reference of the tests."""
+    rho = propagate([satellite], start, time_s).position_km[0] - site_positions_km([here])[0]
+    latitude, longitude = math.radians(here.latitude_deg), math.radians(here.longitude_deg)
+    normal = [
+        math.cos(latitude) * math.cos(longitude),
+        math.cos(latitude) * math.sin(longitude),
+        math.sin(latitude),
+    ]
+    result: np.ndarray = np.degrees(np.arcsin(rho @ normal / np.linalg.norm(rho, axis=1)))
+    return result
+
+
+@pytest.mark.parametrize("mask_deg", [10.0, 25.0])
+def test_every_window_of_the_truth_file_is_found_and_none_invented(
+    shared_data: Path, mask_deg: float
+) -> None:
+    rows = truth_rows(shared_data, mask_deg)
+    windows = find_windows(
+        read_tle(shared_data / "orbits/truth_20sats.tle"),
+        truth_sites(rows, mask_deg),
+        start=TRUTH_START,
+        span_s=DAY_S,
+        ut1_utc_s=TRUTH_UT1_UTC_S,
+    )
+    expected = {
+        (row["satellite"], "-".join(row["site"].split()), round(float(row["tmax_s"]) / 30.0)): row
+        for row in rows
+    }
+    assert len(windows) == len(rows) == len(expected)
+    found = sorted(windows, key=lambda w: (w.satellite, w.site, w.rise_s))
+    wanted = sorted(rows, key=lambda r: (r["satellite"], "-".join(r["site"].split()), float(r["rise_s"])))
+    for window, row in zip(found, wanted, strict=True):
+        assert (window.satellite, window.site) == (row["satellite"], "-".join(row["site"].split()))
+        assert window.rise_s == pytest.approx(float(row["rise_s"]), abs=TEN_MILLISECONDS)
+        assert window.set_s == pytest.approx(float(row["set_s"]), abs=TEN_MILLISECONDS)
+        assert window.max_elevation_deg == pytest.approx(float(row["max_el_deg"]), abs=1e-3)
+        assert (str(window.rise_clipped), str(window.set_clipped)) == (
+            row["rise_clipped"],
+            row["set_clipped"],
+        )
+
+
+def test_the_pass_that_a_careless_newton_loses_is_kept(shared_data: Path) -> None:
+    # notes: STARLINK-1050 of 2021-01-30, mask 10 deg: 55,995.97 to 56,024.44 s of 2021-01-31.
+    satellites = [
+        s
+        for s in read_tle(shared_data / "orbits/celestrak_2021-01-30/starlink.txt")
+        if s.name == "STARLINK-1050"
+    ]
+    here = site(49.92126972, 102.69862280, 10.0, 1471.911)
+    windows = find_windows(satellites, [here], start=TRUTH_START, span_s=DAY_S, ut1_utc_s=TRUTH_UT1_UTC_S)
+    short = [w for w in windows if w.set_s - w.rise_s < 60.0]
+    assert [(round(w.rise_s, 1), round(w.set_s, 1)) for w in short] == [(55_996.0, 56_024.4)]
+
+
+def geostationary(longitude_deg: float) -> tuple[Satellite, ...]:
+    """Return a satellite over the equator that stays near a longitude (two-body, one sidereal day)."""
+    altitude_km = (398600.4418 * (86_164.0905 / (2.0 * math.pi)) ** 2) ** (1.0 / 3.0) - 6378.137
+    east = walker(
+        total=360,
+        planes=1,
+        phasing=0,
+        inclination_deg=0,
+        altitude_km=altitude_km,
+        epoch=EPOCH,
+        model="two-body",
+    )
+    at = propagate(east, EPOCH, np.array([0.0])).position_km[:, 0]
+    longitudes = np.degrees(np.arctan2(at[:, 1], at[:, 0]))
+    return (east[int(np.argmin(np.abs((longitudes - longitude_deg + 180.0) % 360.0 - 180.0)))],)
+
+
+def test_a_geostationary_satellite_is_one_window_as_long_as_the_span() -> None:
+    (window,) = find_windows(geostationary(20.0), [site(10.0, 20.0, 20.0)], start=EPOCH, span_s=DAY_S)
+    assert (window.rise_s, window.set_s) == (0.0, DAY_S)
+    assert window.rise_clipped
+    assert window.set_clipped
+    # Elevation of a geostationary satellite 10 deg of latitude away: 78.2 deg, worked by hand.
+    assert window.max_elevation_deg == pytest.approx(78.2, abs=0.3)
+
+
+def test_a_geostationary_satellite_over_the_other_side_is_never_seen() -> None:
+    assert find_windows(geostationary(-160.0), [site(10.0, 20.0, 0.0)], start=EPOCH, span_s=DAY_S) == ()
+
+
+def brute_force(satellite: Satellite, here: Cluster, start: dt.datetime, span_s: float) -> np.ndarray:
+    """Return a [N, 2] list of windows at 1 s sampling with linear interpolation."""
+    time_s = np.arange(0.0, span_s + 1.0)
+    above = elevations_deg(satellite, here, start, time_s) - here.elevation_mask_deg
+    sign = above >= 0.0
+    edges = np.flatnonzero(sign[1:] != sign[:-1])
+    crossing_s = time_s[edges] + above[edges] / (above[edges] - above[edges + 1])
+    if sign[0]:
+        crossing_s = np.concatenate([[0.0], crossing_s])
+    if sign[-1]:
+        crossing_s = np.concatenate([crossing_s, [span_s]])
+    pairs: np.ndarray = crossing_s.reshape(-1, 2)
+    return pairs
+
+
+MOLNIYA = (
+    "MOLNIYA 2-10\n"
+    "1 07376U 74056A   21029.54236434  .00000064  00000-0  00000-0 0  9990\n"
+    "2 07376  64.5113 331.4700 6566498 284.5553  14.3000  2.00603170341380\n"
+)
+
+
+def nasty_skies() -> list[tuple[str, Satellite, Cluster, dt.datetime]]:
+    lines = MOLNIYA.splitlines()
+    from sim.elements import checksum
+
+    heo = parse_tle("\n".join([lines[0], *(x[:68] + str(checksum(x)) for x in lines[1:])]))[0]
+    gps = walker(total=1, planes=1, phasing=0, inclination_deg=55, altitude_km=20_180, epoch=EPOCH)[0]
+    low = walker(total=1, planes=1, phasing=0, inclination_deg=97, altitude_km=400, epoch=EPOCH)[0]
+    return [
+        ("meo", gps, site(45.0, 10.0, 5.0), EPOCH),
+        ("heo north", heo, site(60.0, 20.0, 10.0), TRUTH_START),
+        ("heo arctic", heo, site(78.2, 15.6, 30.0), TRUTH_START),
+        ("heo south", heo, site(-54.8, -68.3, 5.0), TRUTH_START),
+        ("heo equator", heo, site(-0.1, 30.0, 40.0), TRUTH_START),
+        ("leo pole", low, site(89.9, 0.0, 0.0), EPOCH),
+        ("leo high mask", low, site(30.0, 50.0, 60.0), EPOCH),
+        ("leo horizon", low, site(-10.0, -170.0, 0.0), EPOCH),
+    ]
+
+
+@pytest.mark.parametrize("name", [sky[0] for sky in nasty_skies()])
+def test_nasty_skies_agree_with_brute_force(name: str) -> None:
+    _, satellite, here, start = next(sky for sky in nasty_skies() if sky[0] == name)
+    span_s = 3.0 * DAY_S if "leo high" in name else DAY_S
+    found = find_windows([satellite], [here], start=start, span_s=span_s)
+    expected = brute_force(satellite, here, start, span_s)
+    assert len(found) == len(expected) > 0
+    for window, (rise_s, set_s) in zip(found, expected, strict=True):
+        assert window.rise_s == pytest.approx(rise_s, abs=0.5 if "heo" in name else 0.05)
+        assert window.set_s == pytest.approx(set_s, abs=0.5 if "heo" in name else 0.05)
+
+
+def test_a_pass_shorter_than_the_step_is_found() -> None:
+    satellite = walker(total=1, planes=1, phasing=0, inclination_deg=51, altitude_km=500, epoch=EPOCH)
+    windows = find_windows(satellite, [site(40.0, 0.0, 10.0)], start=EPOCH, span_s=5 * DAY_S)
+    peak = max(windows, key=lambda w: w.max_elevation_deg)
+    # Raise the mask to just below that peak: what is left of the pass lasts seconds.
+    high = site(40.0, 0.0, peak.max_elevation_deg - 0.05)
+    short = find_windows(satellite, [high], start=EPOCH, span_s=5 * DAY_S)
+    assert len(short) == 1
+    assert 0.0 < short[0].set_s - short[0].rise_s < 60.0
+    assert peak.rise_s < short[0].rise_s < short[0].set_s < peak.set_s
+
+
+def test_a_span_that_starts_and_ends_mid_pass_clips_the_window() -> None:
+    satellite = walker(total=1, planes=1, phasing=0, inclination_deg=51, altitude_km=500, epoch=EPOCH)
+    here = site(40.0, 0.0, 10.0)
+    whole = max(find_windows(satellite, [here], start=EPOCH, span_s=DAY_S), key=lambda w: w.set_s - w.rise_s)
+    middle_s = 0.5 * (whole.rise_s + whole.set_s)
+    (late,) = find_windows(satellite, [here], start=EPOCH + dt.timedelta(seconds=middle_s), span_s=2_000.0)
+    assert late.rise_clipped
+    assert not late.set_clipped
+    assert late.rise_s == 0.0
+    assert late.set_s == pytest.approx(whole.set_s - middle_s, abs=1e-3)
+    early = find_windows(satellite, [here], start=EPOCH, span_s=middle_s)[-1]
+    assert early.set_clipped
+    assert early.set_s == middle_s
+    assert early.rise_s == pytest.approx(whole.rise_s, abs=1e-3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    latitude_deg=st.floats(-90.0, 90.0),
+    longitude_deg=st.floats(-180.0, 180.0),
+    mask_deg=st.floats(0.0, 80.0),
+    inclination_deg=st.floats(0.0, 180.0),
+    altitude_km=st.floats(300.0, 3_000.0),
+    step_s=st.floats(10.0, 90.0),
+)
+def test_windows_are_sorted_disjoint_and_above_the_mask_inside_only(
+    latitude_deg: float,
+    longitude_deg: float,
+    mask_deg: float,
+    inclination_deg: float,
+    altitude_km: float,
+    step_s: float,
+) -> None:
+    satellite = walker(
+        total=1,
+        planes=1,
+        phasing=0,
+        inclination_deg=inclination_deg,
+        altitude_km=altitude_km,
+        epoch=EPOCH,
+    )[0]
+    here = site(latitude_deg, longitude_deg, mask_deg)
+    span_s = DAY_S / 2.0
+    windows = find_windows([satellite], [here], start=EPOCH, span_s=span_s, step_s=step_s)
+    edges = [edge for w in windows for edge in (w.rise_s, w.set_s)]
+    assert edges == sorted(edges)
+    time_s = np.arange(0.0, span_s, 20.0)
+    inside = np.zeros(len(time_s), dtype=bool)
+    for w in windows:
+        inside |= (time_s >= w.rise_s) & (time_s < w.set_s)
+    elevation_deg = elevations_deg(satellite, here, EPOCH, time_s)
+    hair_deg = 1e-3
+    assert (elevation_deg[inside] >= mask_deg - hair_deg).all()
+    assert (elevation_deg[~inside] <= mask_deg + hair_deg).all()
+    for w in windows:
+        own = elevation_deg[(time_s >= w.rise_s) & (time_s < w.set_s)]
+        assert w.max_elevation_deg >= max([mask_deg, *own]) - hair_deg
+
+
+def test_the_result_does_not_depend_on_how_the_work_is_cut_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    satellites = walker(total=12, planes=3, phasing=1, inclination_deg=70, altitude_km=700, epoch=EPOCH)
+    sites = [
+        Cluster(
+            name=f"s{i}",
+            latitude_deg=10.0 * i - 60.0,
+            longitude_deg=25.0 * i,
+            elevation_mask_deg=5.0 * (i % 3),
+        )
+        for i in range(13)
+    ]
+    whole = find_windows(satellites, sites, start=EPOCH, span_s=DAY_S)
+    monkeypatch.setattr("sim.contact._MAX_NODES", 3_000)
+    monkeypatch.setattr("sim.contact._MAX_SCREENED", 7_000)
+    assert find_windows(satellites, sites, start=EPOCH, span_s=DAY_S) == whole
+    alone = [w for s in satellites for h in sites for w in find_windows([s], [h], start=EPOCH, span_s=DAY_S)]
+    order = {s.name: i for i, s in enumerate(sites)}
+    assert sorted(alone, key=lambda w: (order[w.site], w.satellite, w.rise_s)) == list(whole)
+
+
+def test_a_decayed_satellite_is_reported_and_left_out(shared_data: Path) -> None:
+    good = walker(total=1, planes=1, phasing=0, inclination_deg=60, altitude_km=600, epoch=TRUTH_START)
+    # Verification satellite 28872 (Minotaur rocket body) decays within an hour of its epoch.
+    lines = (shared_data / "orbits/sgp4_verification/SGP4-VER.TLE").read_text().splitlines()
+    decaying = parse_tle("\n".join(line[:69] for line in lines if line[2:7] == "28872"))
+    start = decaying[0].epoch
+    told: list[LeftOut] = []
+    windows = find_windows(
+        [*decaying, *good], [site(0.0, 0.0, 5.0)], start=start, span_s=DAY_S, on_left_out=told.append
+    )
+    assert {w.satellite for w in windows} == {"P01-S01"}
+    assert [t.satellite for t in told] == ["28872"]
+    assert "its elements are of 2005-11-29" in told[0].reason
+    assert "decay" in told[0].reason
+
+
+def test_impossible_searches_are_refused_with_everything_that_is_wrong() -> None:
+    with pytest.raises(ValueError, match="at least one satellite, got none") as caught:
+        find_windows([], [site(0.0, 0.0, 5.0)] * 2, start=EPOCH, span_s=math.nan, step_s=600.0)
+    for text in (
+        "site names must differ, got more than one of: here",
+        "span_s must be in",
+        "step_s must be in",
+    ):
+        assert text in str(caught.value)
+    satellite = geostationary(0.0)
+    for span_s in (0.0, -1.0, 400 * DAY_S, math.inf):
+        with pytest.raises(ValueError, match="span_s must be in"):
+            find_windows(satellite, [site(0.0, 0.0, 5.0)], start=EPOCH, span_s=span_s)
+
+
+def test_the_table_and_the_windows_say_the_same() -> None:
+    satellites = walker(total=2, planes=2, phasing=0, inclination_deg=60, altitude_km=600, epoch=EPOCH)
+    here = site(50.0, 0.0, 5.0)
+    table = find_window_table(satellites, [here], start=EPOCH, span_s=DAY_S)
+    windows = find_windows(satellites, [here], start=EPOCH, span_s=DAY_S)
+    assert table.max_elevation_deg is None
+    assert table.rise_s.tolist() == [w.rise_s for w in windows]
+    assert [table.satellites[i] for i in table.satellite] == [w.satellite for w in windows]
+    assert isinstance(windows[0], ContactWindow)
