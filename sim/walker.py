@@ -38,7 +38,7 @@ def walker(
     inclination_deg : float
         In [0, 180].
     altitude_km : float
-        Mean semi-major axis less the equatorial radius, in [200, 50000]; lower orbits decay within days.
+        Mean semi-major axis less the equatorial radius, in [160, 50000]; lower orbits decay within days.
         The Earth's flattening lets the true height of an ``sgp4`` orbit differ by up to 10 km.
     epoch : datetime
         When the first satellite crosses its node, at right ascension 0. UTC, with a time zone.
@@ -94,9 +94,9 @@ def _walker_faults(
         faults.append(f"Walker phasing must be in [0, planes), got {phasing} for {planes} planes")
     if not 0.0 <= inclination_deg <= 180.0:
         faults.append(f"inclination_deg must be in [0, 180], got {inclination_deg}")
-    if not 200.0 <= altitude_km <= 50_000.0:
+    if not 160.0 <= altitude_km <= 50_000.0:
         faults.append(
-            f"altitude_km must be in [200, 50000], got {altitude_km}; lower orbits decay within days"
+            f"altitude_km must be in [160, 50000], got {altitude_km}; lower orbits decay within days"
         )
     return faults
 
