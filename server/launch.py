@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _raise_interrupted)
-    home = Path(tempfile.mkdtemp(prefix="ems-fl-"))
+    home = make_home()
     tag = uuid.uuid4().hex
     keep = True
     try:
@@ -175,6 +175,16 @@ def prepare(options: argparse.Namespace, overrides: dict[str, object], home: Pat
     )
 
 
+def make_home() -> Path:
+    """Make the run's temporary folder where Ray's sockets fit under it."""
+    usual = Path(tempfile.gettempdir())
+    short = Path("/tmp")
+    too_long = len(str(usual / "ems-fl-01234567")) > RAY_FOLDER_LIMIT
+    return Path(
+        tempfile.mkdtemp(prefix="ems-fl-", dir=short if too_long and os.access(short, os.W_OK) else usual)
+    )
+
+
 def flwr_command() -> str:
     """Return the ``flwr`` command of this very Python, activated or not."""
     return str(Path(sys.executable).parent / "flwr")
@@ -183,7 +193,7 @@ def flwr_command() -> str:
 def environment(home: Path, port: int, tag: str) -> dict[str, str]:
     """Return the environment of everything the run starts."""
     scripts = str(Path(sys.executable).parent)
-    settings = os.environ | {
+    return os.environ | {
         **quiet_settings(),
         "FLWR_HOME": str(home),
         "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
@@ -191,11 +201,9 @@ def environment(home: Path, port: int, tag: str) -> dict[str, str]:
         "PATH": scripts + os.pathsep + os.environ.get("PATH", os.defpath),
         "PYTHONUNBUFFERED": "1",
         "COLUMNS": str(shutil.get_terminal_size((120, 24)).columns),
+        "RAY_TMPDIR": str(home),
         TAG_VARIABLE: tag,
     }
-    if len(str(home)) <= RAY_FOLDER_LIMIT:
-        settings["RAY_TMPDIR"] = str(home)
-    return settings
 
 
 def report(end: RunEnd, home: Path) -> int:

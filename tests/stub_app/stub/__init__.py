@@ -1,0 +1,1 @@
+"""The stub app of the launcher's tests."""
