@@ -1,11 +1,13 @@
 """The algorithm end to end, on arithmetic: who is asked, what is merged, what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from moe.experts import ExpertId, ParameterKey
-from strategy.messages import ExpertUpdate, encode_arrays, read_task, update_reply
+from strategy.messages import ExpertUpdate, Profile, encode_arrays, read_task, update_reply
 from strategy.staleness import constant, polynomial
 from tests.strategy.world import SHAPE, ArithmeticClient, play, settings, zeros
 
@@ -30,6 +32,18 @@ def test_each_cluster_trains_the_experts_its_data_uses_and_nobody_elses() -> Non
         else:
             np.testing.assert_array_equal(value, zeros()[key])
     assert [event["event"] for event in events][:3] == ["profiled", "profiled", "assigned"]
+
+
+def test_the_routing_of_all_devices_of_a_cluster_counts_not_only_the_first() -> None:
+    class Mixed(ArithmeticClient):
+        def profile(self, node: int) -> Profile:
+            mass = np.array([5.0, 4.0, 0.0, 0.0]) if node == 1 else np.array([0.0, 4.0, 5.0, 0.0])
+            return replace(super().profile(node), mass=(mass, mass))
+
+    client = Mixed(clusters={1: "sea", 2: "sea"}, favourite={"sea": 0})
+    strategy, _ = play(client, 2, settings(("sea",)), max_merges=1)
+    assert strategy.state.assignment is not None
+    assert strategy.state.assignment.experts["sea"] == (ExpertId(0, 1), ExpertId(2, 1))
 
 
 def test_two_merges_of_a_lone_node_follow_the_recursion_worked_by_hand() -> None:
