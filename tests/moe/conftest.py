@@ -67,6 +67,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return get
 
 
+@pytest.fixture
+def make_tiny() -> Callable[..., Path]:
+    """Return `save_tiny`: a tiny checkpoint of one's own."""
+    return save_tiny
+
+
 @pytest.fixture(params=sorted(FAMILIES))
 def checkpoint(request: pytest.FixtureRequest, tiny: Callable[[str], Path]) -> Path:
     """One tiny checkpoint of each family that must pass the laws."""

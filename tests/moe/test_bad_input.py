@@ -34,7 +34,7 @@ def edit(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
     file.write_text(json.dumps(content))
 
 
-def edit_tensors(folder: Path, name: str, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+def edit_tensors(folder: Path, name: str, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     file = folder / json.loads((folder / INDEX).read_text())["weight_map"][name]
     tensors = load_file(file)
     change(tensors)

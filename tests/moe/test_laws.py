@@ -1,6 +1,7 @@
 """Laws 1, 2, 3, 6 and 10 of docs/design.md, for every family that must pass them."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -105,8 +106,8 @@ def test_the_merged_change_is_the_weighted_mean_of_the_devices_products(checkpoi
     tuning = Tuning(lora_rank=4, lora_alpha=6.0, seed=3)
     counts = (5, 1, 14)
     devices = [random_arrays(checkpoint, tuning, seed) for seed in range(3)]
-    mean = {
-        key: sum(n * device[key] for n, device in zip(counts, devices, strict=True)) / np.float32(sum(counts))
+    mean: ExpertArrays = {
+        key: np.average([device[key] for device in devices], axis=0, weights=counts).astype(np.float32)
         for key in devices[0]
     }
     merged = MergedModel(checkpoint, tuning).set(mean).model.state_dict()
@@ -159,6 +160,24 @@ def test_the_exported_adapter_gives_the_servers_logits(
     torch.testing.assert_close(logits(ours, tokens), expected, atol=1e-6, rtol=0)
     merged = export_merged(checkpoint, arrays, tuning, tmp_path / "merged")
     assert torch.equal(logits(load_full(merged), tokens), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_laws_hold_in_half_precision(
+    checkpoint: Path, make_tiny: Callable[..., Path], tmp_path: Path, dtype: torch.dtype
+) -> None:
+    family = read_layout(checkpoint).family
+    folder = make_tiny(tmp_path / "half", family, dtype=dtype)
+    assert load_submodel(folder, KEEP).dtype == dtype
+    assert read_layout(folder).total_bytes * 2 == read_layout(checkpoint).total_bytes
+    result = check(folder)
+    assert result.is_merge_exact
+    assert result.keep_all_error == 0.0
+    tuning = Tuning(lora_rank=2)
+    arrays = random_arrays(folder, tuning, seed=6)
+    merged = export_merged(folder, arrays, tuning, tmp_path / "merged")
+    held = MergedModel(folder, tuning).set(arrays).model.state_dict()
+    assert all(torch.equal(value, held[name]) for name, value in load_full(merged).state_dict().items())
 
 
 def test_an_adapter_that_lacks_a_key_is_an_error(checkpoint: Path, tmp_path: Path) -> None:
