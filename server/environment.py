@@ -45,6 +45,23 @@ default = "local"
 address = ":local:"
 """
 
+DEPLOYED_CONFIG = """\
+[superlink]
+default = "deployed"
+
+[superlink.deployed]
+address = "{address}"
+insecure = true
+"""
+
+
+def simulation_settings(workers: int, nodes: int) -> str:
+    """Return what ``flwr run --federation-config`` takes: Flower nodes, and one core for each Ray worker."""
+    return (
+        f"num-supernodes={nodes} client-resources-num-cpus=1 client-resources-num-gpus=0.0 "
+        f"init-args-num-cpus={workers}"
+    )
+
 
 def repository() -> Path:
     """Return the root folder of this checkout."""

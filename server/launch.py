@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import sys
@@ -22,7 +23,15 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from server.environment import LAUNCH_CONFIG, default_nodes, default_workers, quiet_settings, repository
+from server.environment import (
+    DEPLOYED_CONFIG,
+    LAUNCH_CONFIG,
+    default_nodes,
+    default_workers,
+    quiet_settings,
+    repository,
+    simulation_settings,
+)
 from server.flower_run import FlowerRun, RunEnd
 from server.processes import TAG_VARIABLE, end_all, free_port, port_is_free, tagged
 from server.run_config import merge_run_config, write_run_config
@@ -146,6 +155,8 @@ def check(options: argparse.Namespace) -> None:
             f"port {options.port} of 127.0.0.1 is taken, and what answers there may belong to another "
             "project; end what listens there, or leave --port out to get a free one"
         )
+    if options.superlink and not re.fullmatch(r"\S+:\d+", options.superlink):
+        faults.append(f"--superlink must be HOST:PORT, got {options.superlink!r}")
     if not (options.app / "pyproject.toml").is_file():
         faults.append(f"--app must be a folder with a pyproject.toml, got {options.app}")
     if faults:
@@ -155,19 +166,21 @@ def check(options: argparse.Namespace) -> None:
 def prepare(options: argparse.Namespace, overrides: dict[str, object], home: Path, tag: str) -> FlowerRun:
     """Prepare ``flwr run --stream`` with a Flower home, a port and a tag of its own."""
     port = options.port or free_port()
-    (home / "config.toml").write_text(LAUNCH_CONFIG, encoding="utf-8")
     run_config = write_run_config(overrides, home / "run-config.toml")
-    federation = (
-        f"num-supernodes={options.nodes} client-resources-num-cpus=1 client-resources-num-gpus=0.0 "
-        f"init-args-num-cpus={options.workers}"
-    )
     command = [flwr_command(), "run", str(options.app), "--stream", "--run-config", str(run_config)]
-    print(
-        f"launch: {options.workers} workers, {options.nodes} Flower nodes, SuperLink on 127.0.0.1:{port}",
-        flush=True,
-    )
+    if options.superlink:
+        config = DEPLOYED_CONFIG.format(address=options.superlink)
+        print(f"launch: on the SuperLink at {options.superlink}", flush=True)
+    else:
+        config = LAUNCH_CONFIG
+        command += ["--federation-config", simulation_settings(options.workers, options.nodes)]
+        print(
+            f"launch: {options.workers} workers, {options.nodes} Flower nodes, SuperLink on 127.0.0.1:{port}",
+            flush=True,
+        )
+    (home / "config.toml").write_text(config, encoding="utf-8")
     return FlowerRun(
-        command=[*command, "--federation-config", federation],
+        command=command,
         list_command=[flwr_command(), "ls", "--format", "json"],
         environment=environment(home, port, tag),
         silence_s=options.silence,
