@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-_TOLERANCE = 1e-10  # of a grid step: nanoseconds
+# Of a grid step, between two iterates: the error of the last is its square, far below a microsecond.
+_TOLERANCE = 1e-7
 _MAX_ITERATIONS = 60
 # Further out than this (in u) an iterate has left its bracket; see `root`.
 _HAIR = 1e-6
@@ -21,13 +22,13 @@ _HAIR = 1e-6
 class Intervals(NamedTuple):
     """M intervals of one (site, satellite) each."""
 
-    up: FloatArray  # [M, 4]
-    square: FloatArray  # [M, 7]
+    up: FloatArray  # [4, M], from the constant upwards
+    square: FloatArray  # [7, M]
     sin_mask: FloatArray  # [M]
 
     def take(self, rows: NDArray[np.int64]) -> "Intervals":
         """Return some of the intervals."""
-        return Intervals(self.up[rows], self.square[rows], self.sin_mask[rows])
+        return Intervals(self.up.take(rows, axis=1), self.square.take(rows, axis=1), self.sin_mask.take(rows))
 
 
 def hermite_intervals(
@@ -39,28 +40,29 @@ def hermite_intervals(
     sin_mask_M: FloatArray,
 ) -> Intervals:
     """Return the polynomials between two nodes; positions and velocities are [3, M] at either end."""
-    count = site_km_3M.shape[1]
-    up_M4, square_M7 = np.zeros((count, 4)), np.zeros((count, 7))
-    for c in range(3):
-        r0, r1 = position_km[0][c], position_km[1][c]
-        v0, v1 = step_s * velocity_km_per_s[0][c], step_s * velocity_km_per_s[1][c]
-        powers = (
-            r0 - site_km_3M[c],
-            v0,
-            3.0 * (r1 - r0) - 2.0 * v0 - v1,
-            2.0 * (r0 - r1) + v0 + v1,
-        )
-        for i, a in enumerate(powers):
-            up_M4[:, i] += normal_3M[c] * a
-            for j, b in enumerate(powers):
-                square_M7[:, i + j] += a * b
-    return Intervals(up_M4, square_M7, sin_mask_M)
+    p0, p1 = position_km[0] - site_km_3M, position_km[1] - site_km_3M
+    v0, v1 = step_s * velocity_km_per_s[0], step_s * velocity_km_per_s[1]
+    across = p1 - p0
+    powers = (p0, v0, 3.0 * across - 2.0 * v0 - v1, v0 + v1 - 2.0 * across)
+    up_4M = np.stack([_dot(normal_3M, a) for a in powers])
+    square_7M = np.zeros((7, p0.shape[1]))
+    for i, a in enumerate(powers):
+        square_7M[2 * i] += _dot(a, a)
+        for j in range(i + 1, 4):
+            square_7M[i + j] += 2.0 * _dot(a, powers[j])
+    return Intervals(up_4M, square_7M, sin_mask_M)
+
+
+def _dot(a_3M: FloatArray, b_3M: FloatArray) -> FloatArray:
+    """Return the inner products of two rows of vectors."""
+    product: FloatArray = a_3M[0] * b_3M[0] + a_3M[1] * b_3M[1] + a_3M[2] * b_3M[2]
+    return product
 
 
 def margin(span: Intervals, u_M: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return g = rho . n - sin(mask) |rho| in km, >= 0 in contact, and dg/du."""
-    up, up_1, _ = _polynomial(span.up, u_M)
-    square, square_1, _ = _polynomial(span.square, u_M)
+    up, up_1 = _value_and_slope(span.up, u_M)
+    square, square_1 = _value_and_slope(span.square, u_M)
     distance = np.sqrt(square)
     return up - span.sin_mask * distance, up_1 - span.sin_mask * 0.5 * square_1 / distance
 
@@ -84,8 +86,8 @@ def climb(span: Intervals, u_M: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 def elevation_deg(span: Intervals, u_M: FloatArray) -> FloatArray:
     """Return the elevation above the horizontal plane of the site, in degrees."""
-    up, _, _ = _polynomial(span.up, u_M)
-    square, _, _ = _polynomial(span.square, u_M)
+    up, _ = _value_and_slope(span.up, u_M)
+    square, _ = _value_and_slope(span.square, u_M)
     # Not arcsin(up / distance), which loses half its digits at the zenith.
     degrees: FloatArray = np.degrees(np.arctan2(up, np.sqrt(np.maximum(square - up * up, 0.0))))
     return degrees
@@ -97,10 +99,12 @@ def root(
     low_M: FloatArray,
     high_M: FloatArray,
     sign_low_M: FloatArray,
+    *,
+    guess_M: FloatArray | None = None,
 ) -> FloatArray:
     """Return a root of a function in each bracket, where it has the sign ``sign_low`` at ``low``.
 
-    Newton from the middle; an iterate that leaves the bracket is replaced by the middle of what is
+    Newton from a guess or the middle; an iterate that leaves the bracket is replaced by the middle of what is
     left of it. An iterate that leaves by a hair is only pulled back to the edge: bisecting there throws
     away a converged root that lies on the edge, which once lost a pass of 28 s (STARLINK-1050 of
     2021-01-30, kept as a test).
@@ -115,6 +119,8 @@ def root(
         Brackets within [0, 1]; not modified.
     sign_low_M : float64 [M]
         +1 or -1.
+    guess_M : float64 [M], optional
+        Where to begin, within the brackets.
 
     Returns
     -------
@@ -122,7 +128,7 @@ def root(
         Within the brackets.
     """
     low, high = low_M.copy(), high_M.copy()
-    u = 0.5 * (low + high)
+    u = 0.5 * (low + high) if guess_M is None else guess_M.copy()
     active = np.arange(len(u))
     for _ in range(_MAX_ITERATIONS):
         if not len(active):
@@ -143,11 +149,20 @@ def root(
     return u
 
 
-def _polynomial(coefficients_MK: FloatArray, u_M: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _value_and_slope(coefficients_KM: FloatArray, u_M: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return value and first derivative (Horner)."""
+    value, first = coefficients_KM[-1] * u_M + coefficients_KM[-2], coefficients_KM[-1]
+    for coefficient_M in coefficients_KM[-3::-1]:
+        first = first * u_M + value
+        value = value * u_M + coefficient_M
+    return value, first
+
+
+def _polynomial(coefficients_KM: FloatArray, u_M: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return value, first and second derivative (Horner)."""
-    value, first, half_second = coefficients_MK[:, -1], np.zeros_like(u_M), np.zeros_like(u_M)
-    for k in range(coefficients_MK.shape[1] - 2, -1, -1):
+    value, first, half_second = coefficients_KM[-1], np.zeros_like(u_M), np.zeros_like(u_M)
+    for coefficient_M in coefficients_KM[-2::-1]:
         half_second = half_second * u_M + first
         first = first * u_M + value
-        value = value * u_M + coefficients_MK[:, k]
+        value = value * u_M + coefficient_M
     return value, first, 2.0 * half_second

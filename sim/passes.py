@@ -16,6 +16,7 @@ satellite is above the mask where::
 Legend of shape suffixes: B sites of a block, C candidate nodes, M intervals, N nodes (satellites x times).
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -135,18 +136,19 @@ def find_passes(
     dip = follows_C & before & after & lifts
     single = np.flatnonzero(rising | setting)
     double = np.flatnonzero(hump | dip)
+    is_rise = rising[single]
     root_M = root(
         _intervals(grid, sites, nodes, single),
         margin,
         np.zeros(len(single)),
         np.ones(len(single)),
-        np.where(rising[single], -1.0, 1.0),
+        np.where(is_rise, -1.0, 1.0),
+        guess_M=_guess(grid, nodes, single),
     )
     first_M, second_M, crosses_M = _double_crossing(_intervals(grid, sites, nodes, double), hump[double])
     double = double[crosses_M]
     first_M, second_M = first_M[crosses_M], second_M[crosses_M]
     is_hump = hump[double]
-    is_rise = rising[single]
     time_C = nodes.node % grid.num_times
     begins = np.flatnonzero(above_C & (time_C == 0))
     ends = np.flatnonzero(above_C & (time_C == grid.num_times - 1))
@@ -169,27 +171,37 @@ def _widen(values_ST: FloatArray) -> FloatArray:
 def _candidates(
     grid: Grid, sites: Sites, unit_N3: NDArray[np.float32], cosine_N: NDArray[np.float32]
 ) -> _Nodes:
-    """Screen the block, and compute g and its slope at the nodes that may be near a pass."""
-    position = sites.position_km
-    unit_B3 = (position / np.linalg.norm(position, axis=1, keepdims=True)).astype(np.float32)
-    near = (unit_B3 @ unit_N3.T >= cosine_N).reshape(len(position), -1, grid.num_times)
+    """Screen the block, and compute g and its slope at the nodes that may be near a pass.
+
+    Site by site: the few thousand nodes of one site stay in the processor's cache, and the vectors of
+    the site are constants (three times faster than the whole block at once).
+    """
+    blocks = [_site_nodes(grid, sites, row, unit_N3, cosine_N) for row in range(len(sites.position_km))]
+    return _Nodes(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
+
+
+def _site_nodes(
+    grid: Grid, sites: Sites, row: int, unit_N3: NDArray[np.float32], cosine_N: NDArray[np.float32]
+) -> _Nodes:
+    """Return the candidate nodes of one site."""
+    position, normal = sites.position_km[row], sites.normal[row]
+    direction = (position / np.linalg.norm(position)).astype(np.float32)
+    near = unit_N3 @ direction >= cosine_N
     wide = near.copy()  # both ends of every interval that holds a near node
-    wide[..., 1:] |= near[..., :-1]
-    wide[..., :-1] |= near[..., 1:]
-    flat = np.flatnonzero(wide)
-    site_C, node_C = np.divmod(flat, grid.position_km.shape[1])
-    rho = [grid.position_km[c].take(node_C) - position[:, c].take(site_C) for c in range(3)]
-    velocity = [grid.velocity_km_per_s[c].take(node_C) for c in range(3)]
-    normal = [sites.normal[:, c].take(site_C) for c in range(3)]
-    up = rho[0] * normal[0] + rho[1] * normal[1] + rho[2] * normal[2]
-    up_rate = velocity[0] * normal[0] + velocity[1] * normal[1] + velocity[2] * normal[2]
-    square = rho[0] * rho[0] + rho[1] * rho[1] + rho[2] * rho[2]
+    wide[1:] |= near[:-1]
+    wide[:-1] |= near[1:]
+    node = np.flatnonzero(wide)
+    rho = grid.position_km.take(node, axis=1)
+    rho -= position[:, None]
+    velocity = grid.velocity_km_per_s.take(node, axis=1)
+    up, up_rate = normal @ rho, normal @ velocity
     along = rho[0] * velocity[0] + rho[1] * velocity[1] + rho[2] * velocity[2]
+    square = rho[0] * rho[0] + rho[1] * rho[1] + rho[2] * rho[2]
     distance = np.sqrt(square)
-    sin_mask = np.sin(np.radians(sites.mask_deg[0])) if len(position) else 0.0
+    sin_mask = math.sin(math.radians(sites.mask_deg[row]))
     return _Nodes(
-        site=site_C,
-        node=node_C,
+        site=np.full(len(node), row),
+        node=node,
         g=up - sin_mask * distance,
         slope=up_rate - sin_mask * along / distance,
         climb=up_rate * square - up * along,
@@ -201,12 +213,26 @@ def _intervals(grid: Grid, sites: Sites, nodes: _Nodes, at: IntArray) -> Interva
     site, node = nodes.site[at], nodes.node[at]
     return hermite_intervals(
         grid.step_s,
-        (grid.position_km[:, node], grid.position_km[:, node + 1]),
-        (grid.velocity_km_per_s[:, node], grid.velocity_km_per_s[:, node + 1]),
-        sites.position_km[site].T,
-        sites.normal[site].T,
-        np.sin(np.radians(sites.mask_deg[site])),
+        (grid.position_km.take(node, axis=1), grid.position_km.take(node + 1, axis=1)),
+        (grid.velocity_km_per_s.take(node, axis=1), grid.velocity_km_per_s.take(node + 1, axis=1)),
+        sites.position_km.T.take(site, axis=1),
+        sites.normal.T.take(site, axis=1),
+        np.sin(np.radians(sites.mask_deg)).take(site),
     )
+
+
+def _guess(grid: Grid, nodes: _Nodes, at: IntArray) -> FloatArray:
+    """Return where the cubic Hermite interpolant of g itself crosses zero, nearly: two cheap Newton steps."""
+    g0, g1 = nodes.g.take(at), nodes.g.take(at + 1)
+    s0, s1 = grid.step_s * nodes.slope.take(at), grid.step_s * nodes.slope.take(at + 1)
+    a2, a3 = 3.0 * (g1 - g0) - 2.0 * s0 - s1, 2.0 * (g0 - g1) + s0 + s1
+    u = g0 / (g0 - g1)
+    for _ in range(2):
+        value = ((a3 * u + a2) * u + s0) * u + g0
+        slope = (3.0 * a3 * u + 2.0 * a2) * u + s0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            u = np.clip(np.nan_to_num(u - value / slope, nan=0.5), 0.0, 1.0)
+    return u
 
 
 def _double_crossing(span: Intervals, is_hump_M: BoolArray) -> tuple[FloatArray, FloatArray, BoolArray]:
