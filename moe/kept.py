@@ -52,11 +52,11 @@ class KeptExperts(nn.Module):
     def __init__(self, block: MoEBlock, experts: Mapping[int, Expert], absent: Absent) -> None:
         super().__init__()
         self.layer = block.layer
-        self.kept = tuple(sorted(experts))
         self.num_experts = block.num_experts
         self.absent = absent
         self.is_transposed = block.is_transposed
         self.projections = dict(block.projections)
+        self._hold(tuple(sorted(experts)))
         for index in self.kept:
             self.add_module(f"e{index}", experts[index])
         # What the family's module has beside expert tensors (muse_spark: a norm) keeps its name.
@@ -65,14 +65,17 @@ class KeptExperts(nn.Module):
         lender: Any = block.experts
         self._gate: Callable[[Tensor], Tensor] = lender._apply_gate if lender.has_gate else lender.act_fn
         self._norm: nn.Module | None = lender.post_expert_norm if lender.has_post_expert_norm else None
-        # Plain attributes, not buffers: transformers re-creates non-persistent buffers uninitialised.
-        local = torch.full((self.num_experts,), len(self.kept))
-        local[list(self.kept)] = torch.arange(len(self.kept))
-        self._local_E = local
-        self._kept = torch.tensor(self.kept, dtype=torch.long)
         self._logits_TE: Tensor | None = None
         if absent == "restrict" and 0 < len(self.kept) < self.num_experts:
             block.router.register_forward_hook(self._listen)
+
+    def _hold(self, kept: tuple[int, ...]) -> None:
+        """Say which experts are here."""
+        self.kept = kept
+        # Plain attributes, not buffers: transformers re-creates non-persistent buffers uninitialised.
+        self._local_E = torch.full((self.num_experts,), len(kept))
+        self._local_E[list(kept)] = torch.arange(len(kept))
+        self._kept = torch.tensor(kept, dtype=torch.long)
 
     def expert(self, index: int) -> Expert:
         """Return a kept expert by its index in the full model."""

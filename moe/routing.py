@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from moe.blocks import MoEBlock, find_blocks
+from moe.blocks import find_blocks
+from moe.kept import KeptExperts
+from moe.submodel import StreamedExperts
 
 
 @torch.no_grad()
@@ -26,7 +28,7 @@ def routing_mass(model: PreTrainedModel, batches_BT: Iterable[Tensor]) -> NDArra
     Parameters
     ----------
     model : PreTrainedModel
-        The full model.
+        The full model, from `moe.submodel.load_full` or, without its memory, `load_streamed`.
     batches_BT : Iterable[Tensor]
         Token ids; no padding, every position counts.
 
@@ -38,11 +40,11 @@ def routing_mass(model: PreTrainedModel, batches_BT: Iterable[Tensor]) -> NDArra
     Raises
     ------
     ValueError
-        If there is no batch.
+        If there is no batch, or the model is a sub-model.
     """
-    blocks = find_blocks(model)
-    mass_LE = torch.zeros(len(blocks), max(block.num_experts for block in blocks), dtype=torch.float64)
-    handles = [listen(block, mass_LE[row]) for row, block in enumerate(blocks)]
+    modules = _expert_modules(model)
+    mass_LE = torch.zeros(len(modules), max(count for _, count in modules), dtype=torch.float64)
+    handles = [_listen(module, mass_LE[row]) for row, (module, _) in enumerate(modules)]
     was_training = model.training
     model.eval()
     num_batches = 0
@@ -62,11 +64,24 @@ def routing_mass(model: PreTrainedModel, batches_BT: Iterable[Tensor]) -> NDArra
     return mass_LE.numpy()
 
 
-def listen(block: MoEBlock, mass_E: Tensor) -> Any:
+def _expert_modules(model: PreTrainedModel) -> list[tuple[nn.Module, int]]:
+    """Return each layer's experts module and how many experts it has, by layer."""
+    streamed = [module for module in model.modules() if isinstance(module, StreamedExperts)]
+    if streamed:
+        return [(module, module.num_experts) for module in sorted(streamed, key=lambda module: module.layer)]
+    if any(isinstance(module, KeptExperts) for module in model.modules()):
+        raise ValueError(
+            "a sub-model cannot tell which experts of the full model data would use; "
+            "profile with moe.submodel.load_full or load_streamed"
+        )
+    return [(block.experts, block.num_experts) for block in find_blocks(model)]
+
+
+def _listen(experts: nn.Module, mass_E: Tensor) -> Any:
     """Add every token's gate weights to ``mass_E`` (in place) from now on; return the hook's handle."""
 
     def add(_module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         _, choice_TK, weight_TK = (*args, *named.values())[:3]
         mass_E.index_add_(0, choice_TK.reshape(-1).cpu(), weight_TK.reshape(-1).to("cpu", torch.float64))
 
-    return block.experts.register_forward_pre_hook(add, with_kwargs=True)
+    return experts.register_forward_pre_hook(add, with_kwargs=True)

@@ -75,15 +75,50 @@ def load_submodel(
 def build_submodel(storage: Storage, keep: Mapping[int, Sequence[int]], *, absent: Absent) -> PreTrainedModel:
     """Turn the empty model of an opened checkpoint into a sub-model; uses ``storage`` up."""
     chosen = check_keep(storage.blocks, keep)
-    model = storage.model
-    dtype = model.dtype
-    blocks = list(storage.blocks.values())
+    model, blocks = _load_shared(storage)
     for block in blocks:
-        _replace(model, block.path, nn.Module())
-    storage.load_shared(dtype)
-    for block in blocks:
-        experts = {i: _read_expert(storage, block, i, dtype) for i in chosen[block.layer]}
+        experts = {i: _read_expert(storage, block, i, model.dtype) for i in chosen[block.layer]}
         _replace(model, block.path, KeptExperts(block, experts, absent))
+    return _freeze(model)
+
+
+class StreamedExperts(KeptExperts):
+    """All experts of a layer, each read from disk when tokens come to it and forgotten after.
+
+    For profiling only: it has no parameters to tune.
+    """
+
+    def __init__(self, block: MoEBlock, storage: Storage, dtype: torch.dtype) -> None:
+        super().__init__(block, {}, "restrict")
+        self._hold(tuple(range(block.num_experts)))
+        self._source = (storage, block, dtype)
+
+    def expert(self, index: int) -> Expert:
+        """Read an expert."""
+        storage, block, dtype = self._source
+        return _read_expert(storage, block, index, dtype)
+
+
+def load_streamed(path: str | Path, *, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
+    """Return the whole model for inference in the memory of its shared part and one expert.
+
+    Every forward pass reads the experts its tokens choose: give it few, large batches. It computes
+    what `load_full` computes, to the bit where both run the same matrix products.
+
+    Parameters
+    ----------
+    path, dtype
+        As `load_full`.
+
+    Raises
+    ------
+    ValueError
+        As `moe.layout.read_layout`.
+    """
+    storage = open_storage(path, dtype)
+    model, blocks = _load_shared(storage)
+    for block in blocks:
+        _replace(model, block.path, StreamedExperts(block, storage, model.dtype))
     return _freeze(model)
 
 
@@ -156,6 +191,15 @@ def _fuse(module: KeptExperts, index: int) -> dict[str, Tensor]:
 def _read_expert(storage: Storage, block: MoEBlock, index: int, dtype: torch.dtype) -> Expert:
     fused = {name: value.to(dtype) for name, value in storage.read_expert(block.layer, index).items()}
     return Expert(*unfuse(block, fused))
+
+
+def _load_shared(storage: Storage) -> tuple[PreTrainedModel, list[MoEBlock]]:
+    """Fill everything but the experts, whose modules are taken out; return the blocks they were in."""
+    blocks = list(storage.blocks.values())
+    for block in blocks:
+        _replace(storage.model, block.path, nn.Module())
+    storage.load_shared(storage.model.dtype)
+    return storage.model, blocks
 
 
 def _replace(model: nn.Module, path: str, module: nn.Module) -> None:

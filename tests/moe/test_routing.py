@@ -9,7 +9,7 @@ import torch
 
 from moe.blocks import find_blocks
 from moe.routing import routing_mass
-from moe.submodel import load_full
+from moe.submodel import load_full, load_streamed, load_submodel
 
 
 def test_routing_mass_adds_up_the_routers_own_weights(checkpoint: Path, tokens: torch.Tensor) -> None:
@@ -38,6 +38,21 @@ def test_routing_mass_leaves_no_hook_behind_and_keeps_the_mode(
     # Mixtral's weights sum to one a token.
     np.testing.assert_allclose(first.sum(axis=1), tokens.numel(), rtol=1e-6)
     assert not any(block.experts._forward_pre_hooks for block in find_blocks(model))
+
+
+def test_experts_streamed_from_disk_give_the_same_mass_and_logits(
+    checkpoint: Path, tokens: torch.Tensor
+) -> None:
+    streamed, full = load_streamed(checkpoint), load_full(checkpoint)
+    assert not any(".experts." in name for name in streamed.state_dict())
+    assert np.array_equal(routing_mass(streamed, [tokens]), routing_mass(full, [tokens]))
+    with torch.no_grad():
+        assert torch.equal(streamed(input_ids=tokens).logits, full(input_ids=tokens).logits)
+
+
+def test_a_sub_model_cannot_tell_what_the_full_model_would_use(tiny: Callable[[str], Path]) -> None:
+    with pytest.raises(ValueError, match="profile with moe.submodel.load_full or load_streamed"):
+        routing_mass(load_submodel(tiny("mixtral"), {0: (1,)}), [torch.zeros(1, 2, dtype=torch.long)])
 
 
 def test_routing_mass_of_nothing_is_refused(tiny: Callable[[str], Path]) -> None:
