@@ -119,6 +119,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="end the run after this long (default: never)",
     )
     parser.add_argument(
+        "--superlink",
+        default="",
+        metavar="HOST:PORT",
+        help="run on this SuperLink and its SuperNodes, without TLS, instead of a simulation of its own",
+    )
+    parser.add_argument(
         "--port", type=int, default=0, help="port of the run's SuperLink on loopback (default: a free one)"
     )
     parser.add_argument(
