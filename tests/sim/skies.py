@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from sim.grid import SatelliteGrid
 from sim.plan import Contact, ContactPlan
@@ -49,12 +49,17 @@ def people(nodes_per_cluster: Mapping[str, Sequence[float]]) -> Population:
 
 
 def payload(num_bytes: int) -> RecordDict:
-    """Return a content of exactly ``num_bytes`` on the link (17 or more)."""
-    for frame in range(16, 64):  # the encoding's own bytes grow a little with the length
-        content = RecordDict({"x": ConfigRecord({"y": bytes(max(num_bytes - frame, 0))})})
-        if content_bytes(content) == num_bytes:
-            return content
-    raise AssertionError(f"no content of {num_bytes} bytes")
+    """Return a content of exactly ``num_bytes`` on the link (20 or more)."""
+    content = RecordDict({"x": ArrayRecord({"y": _array(num_bytes - FRAME_BYTES)})})
+    assert content_bytes(content) == num_bytes
+    return content
+
+
+def _array(num_bytes: int) -> Array:
+    return Array(dtype="", shape=(), stype="", data=bytes(num_bytes))
+
+
+FRAME_BYTES = content_bytes(RecordDict({"x": ArrayRecord({"y": _array(0)})}))  # what the encoding adds
 
 
 def train(node_id: int, num_bytes: int, *, kind: str = "train", ttl: float | None = None) -> Message:
