@@ -61,6 +61,12 @@ def cross_faults(config: "RunConfig") -> Iterator[Fault]:
             f"population.devices must be at least population.clusters, got {population.devices} devices for "
             f"{population.clusters} clusters; a cluster without a device would have no data",
         )
+    if config.run.resume and config.strategy == "fedavg":
+        yield Fault(
+            ("run.resume", "strategy"),
+            f'run.resume needs the strategy "ems-fl", got {config.run.resume!r} and "fedavg"; the '
+            "baseline keeps no state between rounds, start it anew",
+        )
     yield from _data_faults(data)
     horizon_s = sky.hours * 3600
     if sky.simulated and config.profile.wait_hours > sky.hours:

