@@ -1,0 +1,105 @@
+"""``python -m moe.inspect PATH_OR_NAME``: what a checkpoint's experts are, before anything is run."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from moe.blocks import TESTED_FAMILIES, MoEBlock
+from moe.experts import ExpertLayout
+from moe.layout import layout_of, open_storage
+from moe.selftest import check
+from moe.storage import Storage
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def describe(storage: Storage) -> str:
+    """Return what a person wants to know of a checkpoint; reads headers, not weights.
+
+    Parameters
+    ----------
+    storage : Storage
+        From `moe.layout.open_storage`.
+    """
+    layout = layout_of(storage)
+    block = next(iter(storage.blocks.values()))
+    is_tested = "tested" if layout.family in TESTED_FAMILIES else "not in the tests: run with --self-test"
+    counts = sorted(set(layout.num_experts.values()))
+    rows = [
+        ("family", f"{layout.family} ({is_tested})"),
+        (
+            "layers with experts",
+            f"{len(layout.layers)} of {storage.model.config.get_text_config().num_hidden_layers}",
+        ),
+        ("experts a layer", "/".join(map(str, counts))),
+        ("chosen per token", str(layout.top_k)),
+        ("router", f"{type(block.router).__name__}, {_router_tensors(block)}"),
+        ("shared experts", ", ".join(_shared_experts(storage, block)) or "none"),
+        ("dtype", str(storage.model.dtype).removeprefix("torch.")),
+        ("linear layers of an expert", ", ".join(f"{n} {i}->{o}" for n, (o, i) in layout.shapes.items())),
+        ("bytes of the whole", _bytes(layout.total_bytes)),
+        ("bytes of one expert", _bytes(max(layout.expert_bytes.values()))),
+        ("bytes of the shared part", _bytes(layout.shared_bytes)),
+    ]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}  {value}" for name, value in rows]
+    return "\n".join([*lines, "", "a device that keeps, in every layer, holds", *_holdings(layout)])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m moe.inspect", description=__doc__)
+    parser.add_argument("model", help="folder of a checkpoint, or a name on the Hugging Face hub")
+    parser.add_argument(
+        "--self-test",
+        action="store_true",
+        help="load the model (twice its bytes): keep-all equals it, slice then merge is exact",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        print(describe(open_storage(options.model)))
+        if not options.self_test:
+            return 0
+        result = check(options.model)
+    except ValueError as error:
+        print(f"moe.inspect: {error}", file=sys.stderr)
+        return 1
+    print(f"\nself-test {'passed' if result.has_passed else 'FAILED'}")
+    print(f"  keep-all against the model  {result.keep_all_error:.1e} of the largest logit")
+    print(f"  slice, then merge           {'bit-identical' if result.is_merge_exact else 'DIFFERENT'}")
+    return 0 if result.has_passed else 1
+
+
+def _holdings(layout: ExpertLayout) -> list[str]:
+    smallest = min(layout.num_experts.values())
+    counts = sorted({1, 2, 4, smallest // 4, smallest // 2, smallest} - {0})
+    lines = []
+    for count in [count for count in counts if count <= smallest]:
+        held = layout.shared_bytes + sum(count * layout.expert_bytes[layer] for layer in layout.layers)
+        lines.append(
+            f"  {count:>4} experts  {_bytes(held):>9}  {held / layout.total_bytes:>4.0%} of the whole"
+        )
+    return lines
+
+
+def _router_tensors(block: MoEBlock) -> str:
+    named = [*block.router.named_parameters(), *block.router.named_buffers()]
+    return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in named) or "no tensors"
+
+
+def _shared_experts(storage: Storage, block: MoEBlock) -> list[str]:
+    parent = storage.model.get_submodule(block.path.rpartition(".")[0])
+    return [name for name, _ in parent.named_children() if name.startswith("shared_")]
+
+
+def _bytes(count: int) -> str:
+    value = float(count)
+    for unit in _UNITS:
+        if value < 1000 or unit == _UNITS[-1]:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.2f} {unit}"
+        value /= 1000
+    raise AssertionError(count)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
