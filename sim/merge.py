@@ -1,7 +1,9 @@
 """From the passes of many satellites to the contacts of one cluster: at any moment the best rate."""
 
 import datetime as dt
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -26,31 +28,39 @@ class Pass(NamedTuple):
     set_s: float
 
 
-class _Knots(NamedTuple):
-    """Sampling times: segment by segment between edges, both ends of each segment included."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draft:
+    """One contact before its rates are known.
 
-    edges_s: FloatArray  # [E], every rise and set of the contact, ascending
-    first: NDArray[np.int64]  # [E], index of the first knot of each segment, and the end
+    The time between neighbouring edges (any rise or set) is a piece with its own knots, both ends
+    included: at an edge the best satellite may change, and the rate jump.
+    """
+
+    site: int
+    passes: tuple[Pass, ...]
+    edges_s: FloatArray  # [E], ascending
+    first: NDArray[np.int64]  # [E], the first knot of each piece, and the number of knots
     time_s: FloatArray  # [K]
+    nearest_km: FloatArray  # [K], of the nearest satellite in contact; filled in later
 
 
 def merge_passes(
-    passes: Sequence[Pass],
+    passes: Sequence[Sequence[Pass]],
     *,
-    site_km: FloatArray,
+    sites_km: FloatArray,
     link: Link,
     start: dt.datetime,
     ut1_utc_s: float = 0.0,
     knot_s: float = 10.0,
-) -> tuple[Contact, ...]:
-    """Return the contacts of one cluster: the union of its passes, each moment at the best rate.
+) -> list[tuple[Contact, ...]]:
+    """Return the contacts of each cluster: the union of its passes, each moment at the best rate.
 
     Parameters
     ----------
-    passes : Sequence[Pass]
-        In any order; they may overlap.
-    site_km : float64 [3]
-        Earth-fixed position of the cluster.
+    passes : Sequence[Sequence[Pass]]
+        Per cluster, in any order; they may overlap.
+    sites_km : float64 [cluster, 3]
+        Earth-fixed positions of the clusters.
     link : Link
         Up and down take the best satellite separately; the rates fall with distance, so it is the same.
     start : datetime
@@ -62,33 +72,22 @@ def merge_passes(
 
     Returns
     -------
-    tuple[Contact, ...]
-        Sorted and disjoint. The delay is that of the mean distance of the nearest satellite.
+    list[tuple[Contact, ...]]
+        Per cluster, sorted and disjoint. The delay is that of the mean distance of the nearest satellite.
     """
-    contacts = []
-    for group in _group(sorted(passes, key=lambda each: (each.rise_s, each.set_s, each.satellite.name))):
-        knots = _knots(group, knot_s)
-        range_km = _nearest_km(group, knots, site_km, start, ut1_utc_s)
-        time_s, rates = _join(knots, [link.down.bytes_per_s(range_km), link.up.bytes_per_s(range_km)])
-        contacts.append(
-            Contact(
-                rise_s=float(time_s[0]),
-                set_s=float(time_s[-1]),
-                satellites=tuple(dict.fromkeys(each.satellite.name for each in group)),
-                time_s=time_s,
-                down_bytes_per_s=rates[0],
-                up_bytes_per_s=rates[1],
-                delay_s=link.delay_s(float(range_km.mean())),
-            )
-        )
-    return tuple(contacts)
+    drafts = [_draft(site, group, knot_s) for site, own in enumerate(passes) for group in _overlapping(own)]
+    _measure(drafts, sites_km, start, ut1_utc_s)
+    contacts: list[list[Contact]] = [[] for _ in passes]
+    for draft in drafts:
+        contacts[draft.site].append(_contact(draft, link))
+    return [tuple(own) for own in contacts]
 
 
-def _group(passes: Sequence[Pass]) -> list[list[Pass]]:
-    """Put passes that overlap or touch together; the input is sorted by rise."""
+def _overlapping(passes: Sequence[Pass]) -> list[list[Pass]]:
+    """Put passes that overlap or touch together, in order of time."""
     groups: list[list[Pass]] = []
     until_s = -np.inf
-    for each in passes:
+    for each in sorted(passes, key=lambda one: (one.rise_s, one.set_s, one.satellite.name)):
         if each.rise_s > until_s:
             groups.append([])
         groups[-1].append(each)
@@ -96,41 +95,72 @@ def _group(passes: Sequence[Pass]) -> list[list[Pass]]:
     return groups
 
 
-def _knots(group: Sequence[Pass], knot_s: float) -> _Knots:
+def _draft(site: int, group: Sequence[Pass], knot_s: float) -> _Draft:
     """Cut the contact at every rise and set, and each piece into even steps."""
     edges_s = np.unique([edge for each in group for edge in (each.rise_s, each.set_s)])
     pieces = [
-        np.linspace(low, high, max(2, int(np.ceil((high - low) / knot_s)) + 1))
-        for low, high in pairwise(edges_s)
+        np.linspace(low, high, max(2, math.ceil((high - low) / knot_s) + 1))
+        for low, high in pairwise(edges_s.tolist())
     ]
-    first = np.cumsum([0, *(len(piece) for piece in pieces)])
-    return _Knots(edges_s, first, np.concatenate(pieces))
+    time_s = np.concatenate(pieces)
+    return _Draft(
+        site=site,
+        passes=tuple(group),
+        edges_s=edges_s,
+        first=np.cumsum([0, *(len(piece) for piece in pieces)]),
+        time_s=time_s,
+        nearest_km=np.full(len(time_s), np.inf),
+    )
 
 
-def _nearest_km(
-    group: Sequence[Pass], knots: _Knots, site_km: FloatArray, start: dt.datetime, ut1_utc_s: float
-) -> FloatArray:
-    """Return the distance of the nearest satellite in contact at each knot."""
-    nearest_km = np.full(len(knots.time_s), np.inf)
-    for each in group:
-        low, high = np.searchsorted(knots.edges_s, (each.rise_s, each.set_s))
-        own = slice(knots.first[low], knots.first[high])
-        states = propagate([each.satellite], start, knots.time_s[own], ut1_utc_s=ut1_utc_s)
-        range_km = np.linalg.norm(states.position_km[0] - site_km, axis=1)
-        nearest_km[own] = np.minimum(nearest_km[own], range_km)
-    return nearest_km
+def _measure(drafts: Sequence[_Draft], sites_km: FloatArray, start: dt.datetime, ut1_utc_s: float) -> None:
+    """Fill in the distance of the nearest satellite, with one propagation a satellite for all its passes."""
+    satellites: dict[str, Satellite] = {}
+    slices: dict[str, list[tuple[_Draft, slice]]] = {}
+    for draft in drafts:
+        for each in draft.passes:
+            low, high = np.searchsorted(draft.edges_s, (each.rise_s, each.set_s))
+            satellites[each.satellite.name] = each.satellite
+            own = slice(int(draft.first[low]), int(draft.first[high]))
+            slices.setdefault(each.satellite.name, []).append((draft, own))
+    for name, asked in slices.items():
+        time_s = np.concatenate([draft.time_s[own] for draft, own in asked])
+        position_km = propagate([satellites[name]], start, time_s, ut1_utc_s=ut1_utc_s).position_km[0]
+        done = 0
+        for draft, own in asked:
+            count = own.stop - own.start
+            rho_km = position_km[done : done + count] - sites_km[draft.site]
+            done += count
+            range_km = np.sqrt(np.einsum("kc,kc->k", rho_km, rho_km))
+            np.minimum(draft.nearest_km[own], range_km, out=draft.nearest_km[own])
 
 
-def _join(knots: _Knots, values: Sequence[FloatArray]) -> tuple[FloatArray, list[FloatArray]]:
+def _contact(draft: _Draft, link: Link) -> Contact:
+    """Turn distances into rates, and pieces into one line of knots."""
+    time_s, rates = _join(
+        draft, [link.down.bytes_per_s(draft.nearest_km), link.up.bytes_per_s(draft.nearest_km)]
+    )
+    return Contact(
+        rise_s=float(time_s[0]),
+        set_s=float(time_s[-1]),
+        satellites=tuple(dict.fromkeys(each.satellite.name for each in draft.passes)),
+        time_s=time_s,
+        down_bytes_per_s=rates[0],
+        up_bytes_per_s=rates[1],
+        delay_s=link.delay_s(float(draft.nearest_km.mean())),
+    )
+
+
+def _join(draft: _Draft, values: Sequence[FloatArray]) -> tuple[FloatArray, list[FloatArray]]:
     """Make the times strictly increasing: equal ends of neighbouring pieces become one knot, jumps a ramp."""
-    time_s = knots.time_s.copy()
+    time_s = draft.time_s.copy()
     keep = np.ones(len(time_s), dtype=bool)
-    for right in knots.first[1:-1]:
-        left = right - 1
-        if all(np.isclose(value[left], value[right], rtol=1e-9) for value in values):
-            keep[left] = False
-        else:
-            time_s[left] -= min(_RAMP_S, 0.25 * (time_s[left] - time_s[left - 1]))
+    right = draft.first[1:-1]
+    left = right - 1
+    equal = np.all([np.isclose(value[left], value[right], rtol=1e-9) for value in values], axis=0)
+    keep[left[equal]] = False
+    jump = left[~equal]
+    time_s[jump] -= np.minimum(_RAMP_S, 0.25 * (time_s[jump] - time_s[jump - 1]))
     kept = np.flatnonzero(keep)
     same = np.all([value[kept][1:] == value[kept][:-1] for value in values], axis=0)
     kept = kept[np.concatenate([[True], ~(same[1:] & same[:-1]), [True]])]

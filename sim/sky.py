@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
-from sim.contact import find_window_table, site_positions_km
+from sim.contact import WindowTable, find_window_table, site_positions_km
 from sim.elements import read_elements
 from sim.faults import raise_faults
 from sim.link import Link
@@ -149,24 +147,31 @@ def build_plan(
     )
     for left_out in table.left_out:
         on_notice(f"satellite {left_out.satellite} is left out: {left_out.reason}")
-    positions_km = site_positions_km(clusters)
-    contacts: dict[str, tuple[Contact, ...]] = {}
-    for index, cluster in enumerate(clusters):
-        rows = np.flatnonzero(table.site == index)
-        passes = [
-            Pass(satellites[satellite], rise_s, set_s)
-            for satellite, rise_s, set_s in zip(
-                table.satellite[rows].tolist(),
-                table.rise_s[rows].tolist(),
-                table.set_s[rows].tolist(),
-                strict=True,
-            )
-        ]
-        contacts[cluster.name] = merge_passes(
-            passes, site_km=positions_km[index], link=link, start=start, ut1_utc_s=sky.ut1_utc_s
-        )
+    merged = merge_passes(
+        _passes(table, satellites),
+        sites_km=site_positions_km(clusters),
+        link=link,
+        start=start,
+        ut1_utc_s=sky.ut1_utc_s,
+    )
+    contacts = {cluster.name: own for cluster, own in zip(clusters, merged, strict=True)}
     raise_faults(_plan_faults(clusters, contacts, sky, len(satellites), start, link))
     return ContactPlan(horizon_s=sky.span_s, contacts=contacts)
+
+
+def _passes(table: WindowTable, satellites: Sequence[Satellite]) -> list[list[Pass]]:
+    """Sort the windows by cluster."""
+    passes: list[list[Pass]] = [[] for _ in table.sites]
+    rows = zip(
+        table.site.tolist(),
+        table.satellite.tolist(),
+        table.rise_s.tolist(),
+        table.set_s.tolist(),
+        strict=True,
+    )
+    for site, satellite, rise_s, set_s in rows:
+        passes[site].append(Pass(satellites[satellite], rise_s, set_s))
+    return passes
 
 
 def _plan_faults(

@@ -73,7 +73,7 @@ def test_the_rate_at_any_moment_is_that_of_the_best_satellite_in_view(seed: int,
     assert isinstance(KA_DOWN, LinkBudget)
     down = replace(KA_DOWN, min_cnr_db=-200.0)
     link = Link(name="ka", down=down, up=down)
-    contacts = merge_passes(passes, site_km=site_km, link=link, start=EPOCH)
+    (contacts,) = merge_passes([passes], sites_km=site_km[None], link=link, start=EPOCH)
     for time_s in rng.uniform(0.0, 2_500.0, 60):
         rates = [
             link.down.bytes_per_s(
