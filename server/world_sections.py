@@ -87,7 +87,7 @@ class SkySettings(Section):
         default=True,
         description="Simulate orbits and links; false = Flower's real network does the delaying.",
     )
-    # With the default sites, altitude and mask: 6 to 16 contacts a day each, gaps of at most 4.7 hours.
+    # With the default sites, altitude and mask: 6 to 12 contacts a day each, gaps of at most 4.7 hours.
     elements: str = Field(
         default="walker-star:3/3/0",
         description="walker-delta:T/P/F, walker-star:T/P/F (T satellites, P planes, phasing F), or tle:PATH.",
@@ -112,7 +112,7 @@ class SkySettings(Section):
     )
     # A handheld under trees or between hills; 10 is 3GPP's minimum under an open sky (TR 38.821).
     elevation_mask_deg: float = Field(
-        default=10.0,
+        default=20.0,
         ge=0,
         lt=90,
         description="Elevation above the horizon from which a satellite serves a site.",
