@@ -1,0 +1,71 @@
+"""The numbers of the demo model: its size, and how long and how fast each stage of its making learns."""
+
+from dataclasses import asdict, dataclass
+
+RECIPE_VERSION = 1
+"""Raise when the maker's code changes what it makes; a new version is made anew, whatever is cached."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage of training: AdamW, a short warm-up, then a linear decay to a tenth of the rate.
+
+    Parameters
+    ----------
+    num_steps : int
+        Optimiser steps.
+    learning_rate : float
+        Peak rate.
+    batch_size : int
+        Blocks of `Recipe.sequence_length` tokens a step.
+    """
+
+    num_steps: int
+    learning_rate: float
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What to make: sizes of a Mixtral and the three stages of branch-train-mix.
+
+    Parameters
+    ----------
+    router_supervision : float
+        Weight of the cross-entropy between the router's logits and the domain of the text, beside the
+        language-model loss, in the router's stage; 0 leaves the router to the language-model loss.
+    """
+
+    vocab_size: int = 1024
+    hidden_size: int = 96
+    intermediate_size: int = 128
+    num_layers: int = 3
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    experts_per_token: int = 2
+    max_positions: int = 512
+    sequence_length: int = 64
+    seed_stage: Stage = Stage(num_steps=240, learning_rate=4e-3, batch_size=20)
+    expert_stage: Stage = Stage(num_steps=90, learning_rate=4e-3, batch_size=14)
+    router_stage: Stage = Stage(num_steps=60, learning_rate=5e-3, batch_size=16)
+    router_supervision: float = 0.0
+    seed: int = 20260
+
+    def key(self) -> str:
+        """Return a text that is the same exactly for equal recipes of one version."""
+        return f"version {RECIPE_VERSION}: {asdict(self)}"
+
+
+DEFAULT = Recipe()
+
+TINY = Recipe(
+    vocab_size=512,
+    hidden_size=32,
+    intermediate_size=32,
+    num_heads=2,
+    num_kv_heads=1,
+    seed_stage=Stage(num_steps=40, learning_rate=8e-3, batch_size=8),
+    expert_stage=Stage(num_steps=20, learning_rate=8e-3, batch_size=8),
+    router_stage=Stage(num_steps=20, learning_rate=5e-3, batch_size=8),
+)
+"""For tests: everything the default has, in seconds and without its quality."""
