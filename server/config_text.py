@@ -30,8 +30,8 @@ Every setting of a run. The defaults are the demo; they stand in `[tool.flwr.app
 - One setting: `flwr run . --stream --run-config "train.max-steps=32 sky.hours=48.0"`
 - A named experiment: `flwr run . --stream --run-config conf/smoke.toml`; values on the command line are TOML,
   so text is quoted: `--run-config "strategy='fedavg'"`.
-- `flwr run` takes one file or settings, not both, and all settings in one string: of two `--run-config` that set
-  keys of the same table it drops the first. `make demo ARGS='-c conf/smoke.toml "seed=3"'` takes any mix.
+- `flwr run` takes one file or settings, not both, and all settings in one string: of two `--run-config` that
+  set keys of one table it drops the first. `make demo ARGS='-c conf/smoke.toml "seed=3"'` takes any mix.
 - A run repeated or continued: `--run-config RUN_FOLDER/config.toml` or `--run-config RUN_FOLDER/resume.toml`.
 - Paths are absolute: Flower runs the app from another folder.
 - The unit of a setting is the end of its name. Seconds and hours are simulated time unless they say *wall*.
