@@ -1,4 +1,4 @@
-"""Element sets in: TLE files with 2 or 3 lines a satellite, checked field by field.
+"""Element sets in: any file by its content, and TLE files with 2 or 3 lines a satellite, field by field.
 
 Format: "Two-Line Element Set Format", CelesTrak; catalogue numbers above 99,999 in Alpha-5.
 """
@@ -11,7 +11,9 @@ from pathlib import Path
 from sgp4.api import Satrec
 
 from sim.faults import raise_faults
+from sim.omm import parse_omm
 from sim.orbit import Satellite
+from sim.records import name_satellites
 
 _LENGTH = 69  # of either line, the last column is the checksum
 
@@ -59,7 +61,7 @@ class _Line:
 
 
 def read_elements(path: Path | str) -> tuple[Satellite, ...]:
-    """Read an element file of any kind the project knows, by its content.
+    """Read an element file of any kind the project knows: TLE, or OMM in JSON or CSV, by its content.
 
     Raises
     ------
@@ -68,7 +70,11 @@ def read_elements(path: Path | str) -> tuple[Satellite, ...]:
     """
     if not Path(path).is_file():
         raise ValueError(f"no element file at {path}; give the path of a TLE file, or 'walker'")
-    return read_tle(path)
+    text = Path(path).read_text(encoding="utf-8-sig", errors="replace")
+    first_line = text.lstrip().partition("\n")[0]
+    if first_line[:1] in ("[", "{") or ("," in first_line and "MEAN_MOTION" in first_line):
+        return parse_omm(text, source=str(path))
+    return parse_tle(text, source=str(path))
 
 
 def read_tle(path: Path | str) -> tuple[Satellite, ...]:
@@ -113,7 +119,7 @@ def parse_tle(text: str, *, source: str = "elements") -> tuple[Satellite, ...]:
         for number, raw in enumerate(text.splitlines(), start=1)
         if raw.strip() and not raw.startswith("#")
     ]
-    found: list[tuple[str, Satrec]] = []
+    found: list[tuple[str, int, Satrec]] = []
     faults: list[str] = []
     first_line: dict[int, int] = {}
     for name, one, two in _group(lines, faults, source):
@@ -133,23 +139,11 @@ def parse_tle(text: str, *, source: str = "elements") -> tuple[Satellite, ...]:
                 f"{first_line[record.satnum]}; keep one element set a satellite"
             )
         first_line.setdefault(record.satnum, one.number)
-        found.append((name, record))
+        found.append((name, record.satnum, record))
     if not found and not faults:
         faults.append(f"{source}: no element sets found; expected lines that begin with '1 ' and '2 '")
     raise_faults(faults)
     return name_satellites(found)
-
-
-def name_satellites(found: Sequence[tuple[str, Satrec]]) -> tuple[Satellite, ...]:
-    """Give every record a unique name: its own, its own and number where shared, or its number."""
-    names = [name for name, _ in found]
-    shared = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-    return tuple(
-        Satellite(
-            name=f"{name} {record.satnum}".strip() if name in shared or not name else name, record=record
-        )
-        for name, record in found
-    )
 
 
 def checksum(line: str) -> int:

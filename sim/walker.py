@@ -8,8 +8,8 @@ from sgp4.api import WGS72, Satrec
 
 from sim.faults import raise_faults
 from sim.orbit import EARTH_RADIUS_KM, MU_KM3_PER_S2, Satellite, julian_date
+from sim.records import SGP4_EPOCH
 
-_SGP4_EPOCH = dt.datetime(1949, 12, 31, tzinfo=dt.UTC)  # what sgp4init counts its days from
 # WGS72 values of SGP4: they undo the Kozai mean motion below.
 _WGS72_MU_KM3_PER_S2, _WGS72_RADIUS_KM, _WGS72_J2 = 398600.8, 6378.135, 0.001082616
 
@@ -123,7 +123,7 @@ def _circular_record(
             1.0 + kozai * (_WGS72_RADIUS_KM / axis_km) ** 2
         )
     jd_whole, jd_fraction = julian_date(epoch)
-    epoch_days = (epoch - _SGP4_EPOCH) / dt.timedelta(days=1)
+    epoch_days = (epoch - SGP4_EPOCH) / dt.timedelta(days=1)
     record = Satrec()
     record.sgp4init(
         WGS72,
