@@ -59,15 +59,20 @@ def test_what_does_not_fit_before_the_end_of_the_plan_never_ends() -> None:
     assert link.left_bytes("a", 250.0) == pytest.approx(1001.0)
 
 
-def test_an_exact_fit_of_many_transfers_does_not_spill_into_the_next_contact() -> None:
+@pytest.mark.parametrize("seed", range(20))
+def test_an_exact_fit_of_many_transfers_does_not_spill_into_the_next_contact(seed: int) -> None:
+    rng = np.random.default_rng(seed)
     link = channel((flat(0.0, 100.0, 1e7, 1.0), flat(200.0, 300.0, 1e7, 1.0)))
-    for number in range(7):
-        link.start(str(number), 1e9 / 7, 0.1 * number)
-    ends = [link.next_finish()]
-    while ends[-1]:
-        link.finish(ends[-1][1], ends[-1][0])
-        ends.append(link.next_finish())
-    assert max(end[0] for end in ends if end) <= 100.0
+    cuts = np.sort(rng.choice(1_000_000_000, size=9, replace=False))
+    for key, size in enumerate(np.diff([0, *cuts, 1_000_000_000]).tolist()):
+        link.start(str(key), size, 0.1 * key)
+    ends = []
+    while finish := link.next_finish():
+        crossing = link.finish(finish[1], finish[0])
+        ends.append((finish[0], len(crossing.by_contact)))
+    assert len(ends) == 10
+    assert max(ends) == (pytest.approx(100.0), 1)
+    assert max(end_s for end_s, _ in ends) <= 100.0
 
 
 def test_a_snapshot_taken_at_any_time_goes_on_identically() -> None:
