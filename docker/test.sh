@@ -1,0 +1,131 @@
+#!/bin/sh
+# The short deployment run in containers, for real: builds the image, starts docker/compose.yml, runs conf/deployment.toml
+# through it, checks what came out, and ends everything it started. `make test-docker` calls it.
+#
+# Where no Docker engine answers it installs Debian's (apt-get) and starts one of its own, which needs root. Where the base
+# image cannot be pulled it makes one with debootstrap. Python packages are downloaded outside, by pip, so that the build
+# needs no network. All of it lies in a temporary folder; EMS_FL_DOCKER_WORK names one that is kept for the next time.
+set -eu
+
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+PIP_ARGS=${PIP_ARGS:-}
+BASE_IMAGE=${BASE_IMAGE:-python:3.11-slim-bookworm}
+PULL_PATIENCE_S=60
+work=${EMS_FL_DOCKER_WORK:-$(mktemp -d "${TMPDIR:-/var/tmp}/ems-fl-docker.XXXXXX")}
+project=ems-fl-test-$$
+engine=
+started=
+export DOCKER_BUILDKIT=0 EMS_FL_IMAGE="$project"
+
+say() { echo "test-docker: $*"; }
+fail() { echo "test-docker: $*" >&2; exit 1; }
+
+compose() {
+    if docker compose version >/dev/null 2>&1; then docker compose -f docker/compose.yml -p "$project" "$@"
+    else docker-compose -f docker/compose.yml -p "$project" "$@"; fi
+}
+
+clean_up() {
+    status=$?
+    trap - EXIT INT TERM HUP
+    if [ -n "$started" ]; then
+        [ "$status" -eq 0 ] || compose logs --no-color --tail 60 || true
+        compose down -v --remove-orphans --timeout 5 || true
+    fi
+    if [ -n "$engine" ]; then
+        say "ending the Docker engine"
+        kill "$engine" 2>/dev/null || true
+        wait "$engine" 2>/dev/null || true
+    else
+        docker image rm -f "$project" >/dev/null 2>&1 || true
+    fi
+    rm -rf docker/wheelhouse
+    [ -n "${EMS_FL_DOCKER_WORK:-}" ] || rm -rf "$work"
+    exit "$status"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+need() { # need COMMAND PACKAGES...: install Debian packages when a command is missing
+    command=$1; shift
+    command -v "$command" >/dev/null 2>&1 && return
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 || fail "$command is missing: install $* or run as root"
+    say "installing $*"
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$@" >"$work/apt.log" 2>&1 \
+      || { apt-get update -q >>"$work/apt.log" 2>&1 && apt-get install -y -q "$@" >>"$work/apt.log" 2>&1; } \
+      || fail "apt-get could not install $*; see $work/apt.log"
+}
+
+start_engine() {
+    need docker docker.io
+    if docker info >/dev/null 2>&1; then say "using the Docker engine that runs already"; return; fi
+    [ "$(id -u)" = 0 ] || fail "no Docker engine answers, and starting one needs root"
+    need dockerd docker.io iptables
+    need iptables iptables
+    say "starting a Docker engine"
+    export DOCKER_HOST="unix://$work/docker.sock"
+    dockerd --data-root "$work/data" --exec-root "$work/exec" --pidfile "$work/dockerd.pid" --host "$DOCKER_HOST" \
+        >"$work/dockerd.log" 2>&1 &
+    engine=$!
+    for _ in $(seq 60); do
+        docker info >/dev/null 2>&1 && return
+        kill -0 "$engine" 2>/dev/null || fail "the engine ended at once; see: $(tail -n 3 "$work/dockerd.log")"
+        sleep 1
+    done
+    fail "the engine did not answer within 60 s"
+}
+
+find_base_image() {
+    docker image inspect "$BASE_IMAGE" >/dev/null 2>&1 && return
+    say "pulling $BASE_IMAGE"
+    timeout "$PULL_PATIENCE_S" docker pull -q "$BASE_IMAGE" && return
+    say "no registry can be reached: making a base image with debootstrap"
+    need debootstrap debootstrap
+    BASE_IMAGE=ems-fl-base:bookworm
+    docker image inspect "$BASE_IMAGE" >/dev/null 2>&1 && return
+    rm -rf "$work/rootfs"
+    debootstrap --variant=minbase --include=python3,python3-venv,python3-pip,ca-certificates bookworm "$work/rootfs" \
+        >"$work/debootstrap.log" 2>&1 || fail "debootstrap failed; see $(tail -n 3 "$work/debootstrap.log")"
+    rm -rf "$work/rootfs/var/lib/apt/lists" "$work/rootfs/var/cache/apt"
+    tar -C "$work/rootfs" -c . | docker import -c 'CMD ["bash"]' - "$BASE_IMAGE" >/dev/null
+    rm -rf "$work/rootfs"
+}
+
+build() {
+    say "downloading Python packages"
+    # Word splitting is wanted: PIP_ARGS holds several arguments.
+    # shellcheck disable=SC2086
+    "$PYTHON" -m pip --disable-pip-version-check download -q $PIP_ARGS -d "$work/wheels" -r requirements.txt
+    rm -rf docker/wheelhouse && mkdir docker/wheelhouse && cp -l "$work"/wheels/* docker/wheelhouse/ 2>/dev/null \
+      || cp "$work"/wheels/* docker/wheelhouse/
+    say "building the image on $BASE_IMAGE"
+    docker build -q -f docker/Dockerfile -t "$project" --build-arg BASE_IMAGE="$BASE_IMAGE" \
+        --build-arg PIP_ARGS="--no-index --find-links /wheels" . >/dev/null
+    docker image ls "$project" --format 'test-docker: the image holds {{.Size}}'
+}
+
+run() {
+    started=yes
+    compose up -d --no-build
+    say "running conf/deployment.toml"
+    compose exec -T server python -m server.launch --superlink superlink:8000 --timeout 420 \
+        --run-config conf/deployment.toml run.dir=/runs
+    compose exec -T server python - <<'CHECK'
+import json, pathlib, sys
+folders = [path for path in pathlib.Path("/runs").iterdir() if path.is_dir()]
+events = [json.loads(line) for line in (folders[0] / "events.jsonl").open()]
+clusters = {event["cluster"] for event in events if event["event"] == "merged"}
+adapter = folders[0] / "adapter" / "adapter_model.safetensors"
+print(f"test-docker: {folders[0]}: merges of {sorted(clusters)}, adapter {adapter.stat().st_size} bytes")
+sys.exit(0 if len(folders) == 1 and len(clusters) == 2 else "test-docker: the run folder is not what it should be")
+CHECK
+}
+
+start_engine
+if ! docker compose version >/dev/null 2>&1; then need docker-compose docker-compose; fi
+find_base_image
+build
+run
+say "passed"

@@ -1,0 +1,130 @@
+"""The same apps on Flower's deployment engine: one SuperLink, two SuperNodes, loopback, no simulated sky."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from demo.base_model import ensure_base_model
+from server.environment import quiet_settings
+from server.processes import TAG_VARIABLE, end_all, free_port, tagged
+
+ROOT = Path(__file__).resolve().parents[2]
+# conf/deployment.toml has four devices in two clusters, dealt in order: each node hosts one cluster.
+HOSTED = ("0-1", "2-3")
+START_PATIENCE_S = 60.0
+RUN_LIMIT_S = 240.0
+
+
+class Loopback:
+    """A SuperLink and SuperNodes of one test, each with a free port, a log file and the test's tag."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tag = uuid.uuid4().hex
+        self.address = f"127.0.0.1:{free_port()}"
+        self.environment = os.environ | {
+            **quiet_settings(),
+            "FLWR_HOME": str(folder / "flower"),
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",  # Flower's own second per task adds up in a test.
+            "OMP_NUM_THREADS": "1",
+            "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", os.defpath),
+            TAG_VARIABLE: self.tag,
+        }
+
+    def start(self) -> None:
+        """Start one SuperLink and one SuperNode for each set of devices, and wait until they answer."""
+        port = self.address.rpartition(":")[2]
+        self._spawn("superlink", "flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", port)
+        self._wait_for_health(port)
+        for number, devices in enumerate(HOSTED):
+            own_port = str(free_port())
+            self._spawn(
+                f"node-{number}", "flower-supernode", "--insecure", "--superlink", self.address,
+                "--host", "127.0.0.1", "--port", own_port, "--node-config", f'devices="{devices}"',
+            )  # fmt: skip
+
+    def _spawn(self, name: str, *command: str) -> None:
+        with (self.folder / f"{name}.log").open("w") as log:
+            subprocess.Popen(
+                command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+            )
+
+    def _wait_for_health(self, port: str) -> None:
+        deadline_s = time.monotonic() + START_PATIENCE_S
+        while time.monotonic() < deadline_s:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.2)
+        raise AssertionError(f"the SuperLink did not answer within {START_PATIENCE_S:g} s\n{self.logs()}")
+
+    def logs(self) -> str:
+        """Return the end of every log, for the message of a failed test."""
+        return "\n".join(
+            f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}"
+            for path in self.folder.glob("*.log")
+        )
+
+
+@pytest.fixture
+def loopback() -> Iterator[Loopback]:
+    """Run a SuperLink and two SuperNodes; end them and all they started."""
+    folder = Path(tempfile.mkdtemp(prefix="ems-fl-loopback-"))
+    servers = Loopback(folder)
+    try:
+        servers.start()
+        yield servers
+    finally:
+        end_all(lambda: tagged(servers.tag))
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.deployment
+def test_the_same_apps_complete_a_short_run_on_a_superlink_and_two_supernodes(loopback: Loopback) -> None:
+    ensure_base_model(
+        lambda _: None
+    )  # Made once a machine; the run itself is what is timed and awaited below.
+    runs = loopback.folder / "runs"
+    command = [
+        sys.executable, "-m", "server.launch", "--superlink", loopback.address, "--timeout", str(RUN_LIMIT_S),
+        "--run-config", "conf/deployment.toml", f"run.dir='{runs}'",
+    ]  # fmt: skip
+    result = subprocess.run(
+        command, cwd=ROOT, env=loopback.environment, capture_output=True, text=True, check=False
+    )
+    said = f"{result.stdout[-6000:]}\n{result.stderr[-2000:]}\n"
+    assert result.returncode == 0, said + loopback.logs()
+    folders = list(runs.iterdir())
+    assert len(folders) == 1, said
+    check_run_folder(folders[0])
+    assert str(folders[0]) in result.stdout
+
+
+def check_run_folder(folder: Path) -> None:
+    """Both nodes served their own cluster, the merges happened, and the adapter is there to take home."""
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    merged = [event for event in events if event["event"] == "merged"]
+    assert len({event["cluster"] for event in merged}) == 2
+    assert len(merged) == 6
+    assert all(event["time_s"] >= 0 for event in events)
+    settings = (folder / "config.toml").read_text()
+    assert "simulated = false" in settings
+    assert (folder / "adapter" / "adapter_model.safetensors").stat().st_size > 0
+    assert (folder / "adapter" / "adapter_config.json").is_file()
