@@ -31,8 +31,8 @@ NUM_WORKERS = 2
 """Threads that train side by side, each with one torch thread.
 
 Not torch's own threads: those wait for each other in every operation, and on a machine that does other
-work too the seed took 228 s with two of them and 20 s this way (measured here). Not processes: each would cost
-the seconds of importing torch again. Fixed, since the number decides what is made.
+work too the seed took 228 s with two of them and 90 s this way (2 busy cores). Not processes: each costs
+the seconds of importing torch anew. Fixed, since the number decides what is made.
 """
 
 
