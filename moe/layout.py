@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from moe.blocks import REFUSED_FAMILIES, find_blocks
+from moe.blocks import REFUSED_FAMILIES, TESTED_FAMILIES, find_blocks
 from moe.experts import ExpertLayout
 from moe.shards import TORCH_DTYPES, Checkpoint, open_checkpoint
 from moe.storage import Storage
@@ -92,7 +92,7 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
             )
         raise ValueError(
             f"{where} has model_type {family!r} in config.json, which this transformers does not know; "
-            "known MoE families that are tested here: mixtral, olmoe, qwen3_moe, flex_olmo, gpt_oss"
+            f"MoE families that are tested here: {', '.join(sorted(TESTED_FAMILIES))}"
         )
     try:
         config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)

@@ -1,7 +1,6 @@
 """Laws 1, 2, 3, 6 and 10 of docs/design.md, for every family that must pass them."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+from benchmarks.tiny_models import save_tiny
 from moe.adapters import MergedModel, attach, frozen_factor, get_arrays, initial_arrays
 from moe.checkpoint import export_adapter, export_merged, load_adapter
 from moe.experts import ExpertArrays, ParameterKey, Tuning
@@ -163,11 +163,9 @@ def test_the_exported_adapter_gives_the_servers_logits(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_laws_hold_in_half_precision(
-    checkpoint: Path, make_tiny: Callable[..., Path], tmp_path: Path, dtype: torch.dtype
-) -> None:
+def test_the_laws_hold_in_half_precision(checkpoint: Path, tmp_path: Path, dtype: torch.dtype) -> None:
     family = read_layout(checkpoint).family
-    folder = make_tiny(tmp_path / "half", family, dtype=dtype)
+    folder = save_tiny(tmp_path / "half", family, dtype=dtype)
     assert load_submodel(folder, KEEP).dtype == dtype
     assert read_layout(folder).total_bytes * 2 == read_layout(checkpoint).total_bytes
     result = check(folder)

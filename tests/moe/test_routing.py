@@ -51,7 +51,7 @@ def test_experts_streamed_from_disk_give_the_same_mass_and_logits(
 
 
 def test_a_sub_model_cannot_tell_what_the_full_model_would_use(tiny: Callable[[str], Path]) -> None:
-    with pytest.raises(ValueError, match="profile with moe.submodel.load_full or load_streamed"):
+    with pytest.raises(ValueError, match=r"profile with moe.submodel.load_full or load_streamed"):
         routing_mass(load_submodel(tiny("mixtral"), {0: (1,)}), [torch.zeros(1, 2, dtype=torch.long)])
 
 

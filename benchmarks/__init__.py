@@ -1,0 +1,1 @@
+"""Measurements: what is promised, in numbers that a command makes."""

@@ -1,0 +1,165 @@
+"""``python -m benchmarks.families``: the laws on a tiny checkpoint of every MoE family.
+
+Ends with one JSON line: how many families there are, on how many slicing is bit-exact and the
+exported adapter exact, and how many are refused. ``--table FILE`` writes docs/families.md.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.tiny_models import FAMILIES, VOCABULARY, save_tiny
+from moe.adapters import MergedModel, attach, initial_arrays, set_arrays
+from moe.blocks import REFUSED_FAMILIES, find_blocks
+from moe.checkpoint import export_adapter, export_merged, load_adapter
+from moe.experts import Tuning
+from moe.layout import open_storage, read_layout
+from moe.selftest import check
+from moe.submodel import all_experts, load_full, load_submodel
+
+_TUNING = Tuning(lora_rank=2, lora_alpha=4.0)
+# Logits of the tiny models are of order 1 to 10, in float32.
+_EXACT = 1e-5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyResult:
+    """What the laws gave on one family; errors are largest differences of logits."""
+
+    family: str
+    router: str
+    keep_all_error: float
+    is_merge_exact: bool
+    submodel_error: float
+    adapter_error: float
+    checkpoint_error: float
+
+
+def measure(family: str, folder: Path) -> FamilyResult:
+    """Try laws 1, 2, 6 and 10 on one family, and training with one kept expert a layer.
+
+    Parameters
+    ----------
+    family : str
+        A ``model_type``.
+    folder : Path
+        An empty folder to work in.
+    """
+    path = save_tiny(folder / "base", family)
+    result, layout = check(path), read_layout(path)
+    tokens = torch.randint(0, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(1))
+    generator = np.random.default_rng(0)
+    arrays = {
+        key: generator.normal(0, 0.1, value.shape).astype(np.float32)
+        for key, value in initial_arrays(layout, _TUNING, layout.experts).items()
+    }
+    expected = _logits(MergedModel(path, _TUNING).set(arrays).model, tokens)
+    whole = attach(load_submodel(path, all_experts(open_storage(path).blocks.values())), _TUNING)
+    set_arrays(whole, arrays)
+    _train_with_one_expert(path, layout.layers, tokens)
+    export_adapter(path, arrays, _TUNING, folder / "adapter")
+    export_merged(path, arrays, _TUNING, folder / "merged")
+    return FamilyResult(
+        family=family,
+        router=type(find_blocks(open_storage(path).model)[0].router).__name__,
+        keep_all_error=result.keep_all_error,
+        is_merge_exact=result.is_merge_exact,
+        submodel_error=_distance(_logits(whole, tokens), expected),
+        adapter_error=_distance(_logits(load_adapter(path, folder / "adapter"), tokens), expected),
+        checkpoint_error=_distance(_logits(load_full(folder / "merged"), tokens), expected),
+    )
+
+
+def table(results: Sequence[FamilyResult], failures: dict[str, str]) -> str:
+    """Return the results as the text of docs/families.md."""
+    lines = [
+        "# Model families",
+        "",
+        "Made by `python -m benchmarks.families --table docs/families.md` on tiny random checkpoints, CPU, float32.",
+        "Errors are the largest difference of logits; 0 is the same bits.",
+        "",
+        "| `model_type` | router | keep all = model | slice, merge | sub-model = merged | adapter | merged files |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in results:
+        exact = "bit-identical" if row.is_merge_exact else "DIFFERENT"
+        errors = [
+            f"{e:.0e}" if e else "0" for e in (row.submodel_error, row.adapter_error, row.checkpoint_error)
+        ]
+        keep = f"{row.keep_all_error:.0e}" if row.keep_all_error else "0"
+        lines.append(f"| {row.family} | {row.router} | {keep} | {exact} | {' | '.join(errors)} |")
+    lines += [f"| {family} | - | failed: {reason} | | | | |" for family, reason in failures.items()]
+    lines += ["", "Refused by name:", ""]
+    lines += [f"- `{family}`: {reason}" for family, reason in REFUSED_FAMILIES.items()]
+    lines += [
+        "",
+        "Any other family with fused experts is tried by `python -m moe.inspect PATH --self-test`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.families", description=__doc__)
+    parser.add_argument("families", nargs="*", default=FAMILIES, help="only these (default: all)")
+    parser.add_argument("--table", type=Path, help="write the results to this Markdown file")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    results: list[FamilyResult] = []
+    failures: dict[str, str] = {}
+    for family in options.families:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                results.append(measure(family, Path(folder)))
+                print(f"{family:<22} {_verdict(results[-1])}", flush=True)
+            except Exception as error:
+                # One family's failure, of whatever kind, is a result; the others still count.
+                failures[family] = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+                print(f"{family:<22} failed: {failures[family]}", flush=True)
+    if options.table:
+        options.table.write_text(table(results, failures), encoding="utf-8")
+    numbers = {
+        "families": len(options.families),
+        "bit_exact": sum(row.is_merge_exact for row in results),
+        "adapter_exact": sum(row.adapter_error <= _EXACT for row in results),
+        "refused": len(REFUSED_FAMILIES),
+    }
+    print(json.dumps(numbers))
+    return 0 if numbers["bit_exact"] == numbers["adapter_exact"] == len(options.families) else 1
+
+
+def _verdict(row: FamilyResult) -> str:
+    exact = "bit-identical" if row.is_merge_exact else "merge DIFFERENT"
+    return f"keep-all {row.keep_all_error:.0e}  {exact}  adapter {row.adapter_error:.0e}"
+
+
+def _train_with_one_expert(path: Path, layers: Sequence[int], tokens: Tensor) -> None:
+    model = attach(load_submodel(path, {layer: (3,) for layer in layers}), _TUNING)
+    loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+    loss.backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+    if not all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients):
+        raise ValueError("training with one kept expert gave no finite gradient")
+
+
+def _logits(model: nn.Module, tokens: Tensor) -> Tensor:
+    model.eval()
+    with torch.no_grad():
+        return model(input_ids=tokens, use_cache=False).logits.float()
+
+
+def _distance(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours - theirs).abs().max())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""Every family of transformers that goes the generic way, on tiny checkpoints.
+
+The full set of laws is in ``test_laws.py`` for five of them, in ``python -m benchmarks.families`` for all.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.tiny_models import FAMILIES, MUST_PASS, VOCABULARY, save_tiny
+from moe.blocks import TESTED_FAMILIES
+from moe.layout import read_layout
+from moe.selftest import check
+from moe.submodel import load_submodel
+
+
+def test_the_families_called_tested_are_these() -> None:
+    assert set(MUST_PASS) <= set(FAMILIES)
+    assert set(FAMILIES) == TESTED_FAMILIES
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in MUST_PASS])
+def test_a_family_slices_exactly_and_runs_with_one_expert(family: str, tmp_path: Path) -> None:
+    path = save_tiny(tmp_path, family)
+    result = check(path, num_clusters=2)
+    assert result.is_merge_exact
+    assert result.keep_all_error < 1e-6
+    # Group-limited routers and those that always take two must live with one kept expert.
+    model = load_submodel(path, {layer: (3,) for layer in read_layout(path).layers})
+    tokens = torch.arange(VOCABULARY)[None, ::8]
+    with torch.no_grad():
+        assert torch.isfinite(model(input_ids=tokens, use_cache=False).logits).all()
