@@ -6,6 +6,7 @@ The algorithm is in ``strategy/ems_fl.py``, what it stands on in ``server/job.py
 import time
 from pathlib import Path
 
+import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -47,6 +48,9 @@ def run(grid: Grid, config: RunConfig) -> Path:
         If the run ended without a single merge: nothing was learned.
     """
     began_wall_s = time.monotonic()
+    # One thread, as on the devices: the same numbers on any number of cores, and no two pools of
+    # threads that wait for each other on a machine that also runs the workers.
+    torch.set_num_threads(1)
     saved = Saved.read(Path(config.run.resume)) if config.run.resume else None
     job = prepare(config, say=_say)
     evaluator = Evaluator(config, job.path, job.tuning, job.text, job.clusters)

@@ -7,7 +7,6 @@ from pathlib import Path
 from server.config import RunConfig
 from sim.link import Link, fixed_link, link_preset
 from sim.plan import ContactPlan
-from sim.plan_files import read_plan
 from sim.population import Population
 from sim.sky import SkySettings, build_plan
 
@@ -29,7 +28,8 @@ def plan_from(config: RunConfig, population: Population, say: Callable[[str], No
 
 def _sky(config: RunConfig) -> SkySettings:
     settings = config.sky
-    start, span_s = datetime.fromisoformat(settings.start_utc), settings.hours * 3600.0
+    start = datetime.fromisoformat(settings.start_utc) if settings.start_utc else None
+    span_s = settings.hours * 3600.0
     kind, _, rest = settings.elements.partition(":")
     if kind == "tle":
         return SkySettings(elements=rest, start=start, span_s=span_s, step_s=settings.step_s)
@@ -54,6 +54,8 @@ def _link(config: RunConfig) -> Link:
 
 
 def _saved_plan(path: Path, population: Population) -> ContactPlan:
+    from sim.plan_files import read_plan
+
     plan = read_plan(path)
     missing = [c.name for c in population.clusters if not plan.contacts.get(c.name)]
     if missing:
