@@ -3,26 +3,24 @@
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.faults import raise_faults
+from sim.geodesy import site_vectors
 from sim.orbit import Ephemeris, FloatArray, Satellite, error_text, propagate
-from sim.passes import Grid, Passes, Sites, find_passes, screen_cosines
+from sim.passes import Grid, Passes, no_passes, search
 from sim.population import Cluster
 
 # Nodes (satellites x times) propagated together: about 100 bytes each.
 _MAX_NODES = 1 << 18
-# Sites x nodes screened together: about 8 bytes each, and still within a processor's cache.
-_MAX_SCREENED = 1 << 21
 MAX_SPAN_S = 366 * 86_400.0
 MAX_STEP_S = 180.0
 _MAX_TIMES = 4_000_000
 
-_WGS84_AXIS_KM = 6378.137
-_WGS84_FLATTENING = 1.0 / 298.257223563
+Engine = Literal["numpy", "numba"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +63,7 @@ class WindowTable:
     ----------
     satellites, sites : tuple[str, ...]
         What the indices refer to.
-    satellite, site : int64 [N]
+    satellite, site : int32 [N]
     rise_s, set_s : float64 [N]
     rise_clipped, set_clipped : bool [N]
     max_elevation_deg : float64 [N] or None
@@ -76,8 +74,8 @@ class WindowTable:
 
     satellites: tuple[str, ...]
     sites: tuple[str, ...]
-    satellite: NDArray[np.int64]
-    site: NDArray[np.int64]
+    satellite: NDArray[np.int32]
+    site: NDArray[np.int32]
     rise_s: FloatArray
     set_s: FloatArray
     rise_clipped: NDArray[np.bool_]
@@ -142,6 +140,7 @@ def find_window_table(
     step_s: float = 60.0,
     ut1_utc_s: float = 0.0,
     with_peaks: bool = False,
+    engine: Engine = "numpy",
 ) -> WindowTable:
     """Return every contact window of every satellite over every site.
 
@@ -161,71 +160,118 @@ def find_window_table(
         In (0, 366 days].
     step_s : float
         Distance of grid nodes in (0, 180]. 60 finds every window and places its ends within 5 ms
-        (mean 0.07 ms) of a 1 s sampling refined to microseconds; 120 within 30 ms.
+        (mean 0.08 ms) of a 1 s sampling refined to microseconds; 120 within 30 ms.
     ut1_utc_s : float
         UT1 - UTC in (-1, 1), see `sim.orbit.propagate`.
     with_peaks : bool
-        Also find the highest elevation of every window (a third slower).
+        Also find the highest elevation of every window (a quarter slower).
+    engine : {"numpy", "numba"}
+        The same windows; ``numba`` is faster, must be installed, and compiles for some seconds once.
 
     Returns
     -------
     WindowTable
-        Memory grows with the number of windows, not with satellites x sites x time.
+        Memory grows with the number of windows (26 bytes each, twice that while they are sorted), not
+        with satellites x sites x time. `find_window_blocks` keeps even that bounded.
 
     Raises
     ------
     ValueError
         Naming every impossible argument at once.
     """
+    blocks = list(
+        find_window_blocks(
+            satellites,
+            sites,
+            start=start,
+            span_s=span_s,
+            step_s=step_s,
+            ut1_utc_s=ut1_utc_s,
+            with_peaks=with_peaks,
+            engine=engine,
+        )
+    )
+    if len(blocks) == 1:
+        return blocks[0]
+    site, satellite, rise_s = (_column(blocks, name) for name in ("site", "satellite", "rise_s"))
+    order = np.lexsort((rise_s, satellite, site))
+    return WindowTable(
+        satellites=blocks[0].satellites,
+        sites=blocks[0].sites,
+        site=site[order],
+        satellite=satellite[order],
+        rise_s=rise_s[order],
+        set_s=_column(blocks, "set_s")[order],
+        rise_clipped=_column(blocks, "rise_clipped")[order],
+        set_clipped=_column(blocks, "set_clipped")[order],
+        max_elevation_deg=_column(blocks, "max_elevation_deg")[order] if with_peaks else None,
+        left_out=tuple(left_out for block in blocks for left_out in block.left_out),
+    )
+
+
+def find_window_blocks(
+    satellites: Sequence[Satellite],
+    sites: Sequence[Cluster],
+    *,
+    start: dt.datetime,
+    span_s: float,
+    step_s: float = 60.0,
+    ut1_utc_s: float = 0.0,
+    with_peaks: bool = False,
+    engine: Engine = "numpy",
+) -> Iterator[WindowTable]:
+    """Yield the windows of a few satellites after the other: bounded memory for any size.
+
+    Parameters and errors as `find_window_table`. Every table names all satellites and sites; its rows
+    are in the order of site, satellite, time.
+    """
     raise_faults(_faults(satellites, sites, span_s, step_s))
-    vectors = _site_vectors(sites)
-    masks = [np.flatnonzero(vectors.mask_deg == mask) for mask in np.unique(vectors.mask_deg)]
+    search_grid = _engine(engine)
+    vectors = site_vectors(sites)
     time_s = np.linspace(0.0, span_s, int(np.ceil(span_s / step_s)) + 1)
-    found: list[Passes] = []
-    peaks: list[FloatArray] = []
-    left_out: list[LeftOut] = []
+    names = tuple(satellite.name for satellite in satellites)
+    site_names = tuple(site.name for site in sites)
     per_block = max(1, _MAX_NODES // len(time_s))
     for first in range(0, len(satellites), per_block):
         block = satellites[first : first + per_block]
         states = propagate(block, start, time_s, ut1_utc_s=ut1_utc_s)
-        good = np.flatnonzero(~_failed(block, states, time_s, left_out))
-        if not len(good):
-            continue
-        grid = _grid(states, good, time_s)
-        for part, passes, highest_deg in _search(grid, vectors, masks, with_peaks):
-            found.append(passes._replace(site=part[passes.site], satellite=first + good[passes.satellite]))
-            if highest_deg is not None:
-                peaks.append(highest_deg)
-    passes = _join(found)
-    order = np.lexsort((passes.rise_s, passes.satellite, passes.site))
-    return WindowTable(
-        satellites=tuple(satellite.name for satellite in satellites),
-        sites=tuple(site.name for site in sites),
-        site=passes.site[order],
-        satellite=passes.satellite[order],
-        rise_s=passes.rise_s[order],
-        set_s=passes.set_s[order],
-        rise_clipped=passes.rise_clipped[order],
-        set_clipped=passes.set_clipped[order],
-        max_elevation_deg=np.concatenate([np.empty(0), *peaks])[order] if with_peaks else None,
-        left_out=tuple(left_out),
-    )
+        failed, left_out = _failed(block, states, time_s)
+        good = np.flatnonzero(~failed)
+        passes = no_passes(with_peaks=with_peaks)
+        if len(good):
+            passes = search_grid(_grid(states, good, time_s), vectors, with_peaks=with_peaks)
+        order = np.lexsort((passes.rise_s, passes.satellite, passes.site))
+        peaks = passes.max_elevation_deg
+        yield WindowTable(
+            satellites=names,
+            sites=site_names,
+            site=passes.site[order].astype(np.int32),
+            satellite=(first + good[passes.satellite[order]]).astype(np.int32),
+            rise_s=passes.rise_s[order],
+            set_s=passes.set_s[order],
+            rise_clipped=passes.rise_clipped[order],
+            set_clipped=passes.set_clipped[order],
+            max_elevation_deg=None if peaks is None else peaks[order],
+            left_out=left_out,
+        )
 
 
-def _search(
-    grid: Grid, sites: Sites, masks: Sequence[NDArray[np.int64]], with_peaks: bool
-) -> Iterator[tuple[NDArray[np.int64], Passes, FloatArray | None]]:
-    """Search the grid block of sites by block of sites, all of one mask."""
-    num_nodes = grid.position_km.shape[1]
-    radius_km = np.sqrt(np.einsum("cn,cn->n", grid.position_km, grid.position_km))
-    unit_N3 = np.ascontiguousarray((grid.position_km / radius_km).astype(np.float32).T)
-    per_block = max(1, _MAX_SCREENED // num_nodes)
-    for same_mask in masks:
-        cosine_N = screen_cosines(grid, float(sites.mask_deg[same_mask[0]]))
-        for first in range(0, len(same_mask), per_block):
-            part = same_mask[first : first + per_block]
-            block = Sites(*(field[part] for field in sites))
-            yield part, *find_passes(grid, block, unit_N3, cosine_N, with_peaks=with_peaks)
+def _column(blocks: Sequence[WindowTable], name: str) -> NDArray[Any]:
+    """Return one column of all blocks."""
+    return np.concatenate([getattr(block, name) for block in blocks])
+
+
+def _engine(name: Engine) -> Callable[..., Passes]:
+    """Return the search of that engine."""
+    if name == "numpy":
+        return search
+    if name != "numba":
+        raise ValueError(f"engine must be 'numpy' or 'numba', got {name!r}")
+    try:
+        from sim.passes_numba import search_compiled
+    except ImportError as error:
+        raise ValueError("engine 'numba' needs the package numba: pip install numba") from error
+    return search_compiled
 
 
 def _grid(states: Ephemeris, good: NDArray[np.int64], time_s: FloatArray) -> Grid:
@@ -243,9 +289,10 @@ def _grid(states: Ephemeris, good: NDArray[np.int64], time_s: FloatArray) -> Gri
 
 
 def _failed(
-    satellites: Sequence[Satellite], states: Ephemeris, time_s: FloatArray, left_out: list[LeftOut]
-) -> NDArray[np.bool_]:
+    satellites: Sequence[Satellite], states: Ephemeris, time_s: FloatArray
+) -> tuple[NDArray[np.bool_], tuple[LeftOut, ...]]:
     """Return which satellites fail somewhere in the span, and say when and why."""
+    left_out = []
     wrong = (states.error != 0) | ~np.isfinite(states.position_km).all(axis=2)
     for row in np.flatnonzero(wrong.any(axis=1)).tolist():
         first = int(np.argmax(wrong[row]))
@@ -256,47 +303,7 @@ def _failed(
                 f"{reason} at {time_s[first]:.0f} s; its elements are of {satellites[row].epoch:%Y-%m-%d}",
             )
         )
-    failed: NDArray[np.bool_] = wrong.any(axis=1)
-    return failed
-
-
-def _join(found: Sequence[Passes]) -> Passes:
-    """Put the windows of all blocks together."""
-    if not found:
-        index, edge_s, clipped = np.empty(0, np.int64), np.empty(0), np.empty(0, np.bool_)
-        return Passes(index, index, edge_s, edge_s, clipped, clipped)
-    return Passes(
-        site=np.concatenate([passes.site for passes in found]),
-        satellite=np.concatenate([passes.satellite for passes in found]),
-        rise_s=np.concatenate([passes.rise_s for passes in found]),
-        set_s=np.concatenate([passes.set_s for passes in found]),
-        rise_clipped=np.concatenate([passes.rise_clipped for passes in found]),
-        set_clipped=np.concatenate([passes.set_clipped for passes in found]),
-    )
-
-
-def site_positions_km(sites: Sequence[Cluster]) -> FloatArray:
-    """Return the Earth-fixed positions of sites on the WGS84 ellipsoid, [site, 3] in km."""
-    return _site_vectors(sites).position_km
-
-
-def _site_vectors(sites: Sequence[Cluster]) -> Sites:
-    """Return geodetic sites as Earth-fixed vectors (WGS84)."""
-    latitude, longitude = (
-        np.radians([getattr(site, name) for site in sites]) for name in ("latitude_deg", "longitude_deg")
-    )
-    altitude_km = np.array([site.altitude_m for site in sites]) / 1000.0
-    normal = np.stack(
-        [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], axis=1
-    )
-    eccentricity_squared = _WGS84_FLATTENING * (2.0 - _WGS84_FLATTENING)
-    prime_km = _WGS84_AXIS_KM / np.sqrt(1.0 - eccentricity_squared * np.sin(latitude) ** 2)
-    scale = np.stack([prime_km, prime_km, prime_km * (1.0 - eccentricity_squared)], axis=1)
-    return Sites(
-        position_km=(scale + altitude_km[:, None]) * normal,
-        normal=normal,
-        mask_deg=np.array([site.elevation_mask_deg for site in sites], dtype=np.float64),
-    )
+    return wrong.any(axis=1), tuple(left_out)
 
 
 def _faults(

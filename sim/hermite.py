@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 
 # Of a grid step, between two iterates: the error of the last is its square, far below a microsecond.
-_TOLERANCE = 1e-7
-_MAX_ITERATIONS = 60
+TOLERANCE = 1e-7
+MAX_ITERATIONS = 60
 # Further out than this (in u) an iterate has left its bracket; see `root`.
-_HAIR = 1e-6
+HAIR = 1e-6
 
 
 class Intervals(NamedTuple):
@@ -130,7 +130,7 @@ def root(
     low, high = low_M.copy(), high_M.copy()
     u = 0.5 * (low + high) if guess_M is None else guess_M.copy()
     active = np.arange(len(u))
-    for _ in range(_MAX_ITERATIONS):
+    for _ in range(MAX_ITERATIONS):
         if not len(active):
             break
         part = span if len(active) == len(u) else span.take(active)
@@ -142,10 +142,10 @@ def root(
         low[active], high[active] = edge_low, edge_high
         with np.errstate(divide="ignore", invalid="ignore"):
             newton = at - value / slope
-        inside = (newton >= edge_low - _HAIR) & (newton <= edge_high + _HAIR)
+        inside = (newton >= edge_low - HAIR) & (newton <= edge_high + HAIR)
         chosen = np.where(inside, np.clip(newton, edge_low, edge_high), 0.5 * (edge_low + edge_high))
         u[active] = chosen
-        active = active[(np.abs(chosen - at) > _TOLERANCE) & (edge_high - edge_low > _TOLERANCE)]
+        active = active[(np.abs(chosen - at) > TOLERANCE) & (edge_high - edge_low > TOLERANCE)]
     return u
 
 

@@ -17,12 +17,14 @@ Legend of shape suffixes: B sites of a block, C candidate nodes, M intervals, N 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.geodesy import Sites
 from sim.hermite import Intervals, climb, elevation_deg, hermite_intervals, margin, margin_slope, root
 
 FloatArray = NDArray[np.float64]
@@ -33,14 +35,8 @@ BoolArray = NDArray[np.bool_]
 _SMALLEST_EARTH_KM = 6356.0
 # Between the geodetic and the geocentric vertical there are at most 0.193 degrees.
 _SCREEN_MARGIN_DEG = 0.25
-
-
-class Sites(NamedTuple):
-    """Sites as vectors from the Earth's centre, the normals of the ellipsoid there, and the masks."""
-
-    position_km: FloatArray  # [B, 3]
-    normal: FloatArray  # [B, 3]
-    mask_deg: FloatArray  # [B]
+# Sites x nodes screened together: the candidates among them still fit a processor's cache.
+_MAX_SCREENED = 1 << 21
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +68,7 @@ class Passes(NamedTuple):
     set_s: FloatArray
     rise_clipped: BoolArray
     set_clipped: BoolArray
+    max_elevation_deg: FloatArray | None = None
 
 
 class _Nodes(NamedTuple):
@@ -84,45 +81,92 @@ class _Nodes(NamedTuple):
     climb: FloatArray  # has the sign of the derivative of the elevation
 
 
-def screen_cosines(grid: Grid, mask_deg: float) -> NDArray[np.float32]:
-    """Return, for each node, the cosine of the central angle beyond which no pass can be near.
+def search(grid: Grid, sites: Sites, *, with_peaks: bool) -> Passes:
+    """Return every window of every satellite of the grid over every site.
 
-    A satellite above the mask at any instant is within half a step of a node, where its central
-    angle is larger by at most half a step of its motion; radius and angular speed are the largest
-    of the neighbouring nodes.
+    Parameters
+    ----------
+    grid : Grid
+        States of the satellites, all finite.
+    sites : Sites
+        Where from, each with its own mask.
+    with_peaks : bool
+        Also find the highest elevation of every window.
+    """
+    radius_km = np.sqrt(np.einsum("cn,cn->n", grid.position_km, grid.position_km))
+    unit_N3 = np.ascontiguousarray((grid.position_km / radius_km).astype(np.float32).T)
+    per_block = max(1, _MAX_SCREENED // len(unit_N3))
+    found = []
+    for mask_deg in np.unique(sites.mask_deg):
+        cosine_N = _screen_cosines(grid, float(mask_deg))
+        same_mask = np.flatnonzero(sites.mask_deg == mask_deg)
+        for first in range(0, len(same_mask), per_block):
+            part = same_mask[first : first + per_block]
+            block = Sites(*(field[part] for field in sites))
+            passes = _find(grid, block, unit_N3, cosine_N, with_peaks=with_peaks)
+            found.append(passes._replace(site=part[passes.site]))
+    return _join(found)
+
+
+def no_passes(*, with_peaks: bool) -> Passes:
+    """Return no window at all."""
+    index, edge_s, clipped = np.empty(0, np.int64), np.empty(0), np.empty(0, np.bool_)
+    return Passes(index, index, edge_s, edge_s, clipped, clipped, edge_s if with_peaks else None)
+
+
+def _join(found: Sequence[Passes]) -> Passes:
+    """Put the windows of several blocks together, in the order of the blocks."""
+    peaks = [passes.max_elevation_deg for passes in found if passes.max_elevation_deg is not None]
+    return Passes(
+        site=np.concatenate([passes.site for passes in found]),
+        satellite=np.concatenate([passes.satellite for passes in found]),
+        rise_s=np.concatenate([passes.rise_s for passes in found]),
+        set_s=np.concatenate([passes.set_s for passes in found]),
+        rise_clipped=np.concatenate([passes.rise_clipped for passes in found]),
+        set_clipped=np.concatenate([passes.set_clipped for passes in found]),
+        max_elevation_deg=np.concatenate(peaks) if peaks else None,
+    )
+
+
+def reach_and_turn(grid: Grid, mask_deg: float) -> tuple[FloatArray, FloatArray]:
+    """Return bounds that hold around each node, both in radians, [satellite, time].
+
+    The furthest central angle at which a satellite can be above the mask, and how far it moves as seen
+    from the Earth's centre in half a step; radius and angular speed are the largest of the neighbouring
+    nodes.
     """
     shape = (-1, grid.num_times)
     radius_km = np.sqrt(np.einsum("cn,cn->n", grid.position_km, grid.position_km)).reshape(shape)
     speed = np.sqrt(np.einsum("cn,cn->n", grid.velocity_km_per_s, grid.velocity_km_per_s))
-    turn_rad = _widen(speed.reshape(shape) / radius_km) * (0.5 * grid.step_s)
+    half_turn_rad = _widen(speed.reshape(shape) / radius_km) * (0.5 * grid.step_s)
     radius_km = _widen(radius_km)
     low_rad = np.radians(mask_deg - _SCREEN_MARGIN_DEG)
     reach_rad = np.arccos(np.minimum(1.0, _SMALLEST_EARTH_KM * np.cos(low_rad) / radius_km)) - low_rad
-    cosines: NDArray[np.float32] = np.cos(np.minimum(np.pi, reach_rad + turn_rad)).ravel().astype(np.float32)
+    return reach_rad, half_turn_rad
+
+
+def _screen_cosines(grid: Grid, mask_deg: float) -> NDArray[np.float32]:
+    """Return, for each node, the cosine of the central angle beyond which no pass can be near.
+
+    A satellite above the mask at any instant is within half a step of a node, where its central
+    angle is larger by at most half a step of its motion.
+    """
+    reach_rad, half_turn_rad = reach_and_turn(grid, mask_deg)
+    cosines: NDArray[np.float32] = (
+        np.cos(np.minimum(np.pi, reach_rad + half_turn_rad)).ravel().astype(np.float32)
+    )
     return cosines
 
 
-def find_passes(
+def _find(
     grid: Grid,
     sites: Sites,
     unit_N3: NDArray[np.float32],
     cosine_N: NDArray[np.float32],
     *,
     with_peaks: bool,
-) -> tuple[Passes, FloatArray | None]:
-    """Return every window of a block of sites that share one mask, and on request its highest elevation.
-
-    Parameters
-    ----------
-    grid : Grid
-        States of the satellites.
-    sites : Sites
-        B of them, all with the same mask.
-    unit_N3 : float32
-        Directions of the satellites from the Earth's centre.
-    cosine_N : float32
-        From `screen_cosines` for that mask.
-    """
+) -> Passes:
+    """Return every window of a block of sites that share one mask."""
     nodes = _candidates(grid, sites, unit_N3, cosine_N)
     follows_C = (nodes.node[1:] == nodes.node[:-1] + 1) & (nodes.site[1:] == nodes.site[:-1])
     follows_C &= nodes.node[1:] % grid.num_times != 0
@@ -157,7 +201,9 @@ def find_passes(
     set_at = np.concatenate([single[~is_rise], double, ends])
     set_u = np.concatenate([root_M[~is_rise], np.where(is_hump, second_M, first_M), np.zeros(len(ends))])
     passes = _assemble(grid, nodes, (rise_at, rise_u), (set_at, set_u))
-    return passes, _highest_deg(grid, sites, nodes, follows_C, passes) if with_peaks else None
+    if not with_peaks:
+        return passes
+    return passes._replace(max_elevation_deg=_highest_deg(grid, sites, nodes, follows_C, passes))
 
 
 def _widen(values_ST: FloatArray) -> FloatArray:

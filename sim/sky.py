@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sim.contact import WindowTable, find_window_table, site_positions_km
+from sim.contact import WindowTable, find_window_table
 from sim.elements import read_elements
 from sim.faults import raise_faults
+from sim.geodesy import site_positions_km
 from sim.link import Link
 from sim.merge import Pass, merge_passes
 from sim.orbit import Satellite

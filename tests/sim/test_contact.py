@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from sim.contact import (
     ContactWindow,
     LeftOut,
+    find_window_blocks,
     find_window_table,
     find_windows,
-    site_positions_km,
 )
 from sim.elements import parse_tle, read_tle
+from sim.geodesy import site_positions_km
 from sim.orbit import Satellite, propagate
 from sim.population import Cluster
+from sim.sites import default_clusters
 from sim.walker import walker
 
 DAY_S = 86_400.0
@@ -280,7 +282,7 @@ def test_the_result_does_not_depend_on_how_the_work_is_cut_up(monkeypatch: pytes
     ]
     whole = find_windows(satellites, sites, start=EPOCH, span_s=DAY_S)
     monkeypatch.setattr("sim.contact._MAX_NODES", 3_000)
-    monkeypatch.setattr("sim.contact._MAX_SCREENED", 7_000)
+    monkeypatch.setattr("sim.passes._MAX_SCREENED", 7_000)
     assert find_windows(satellites, sites, start=EPOCH, span_s=DAY_S) == whole
     alone = [w for s in satellites for h in sites for w in find_windows([s], [h], start=EPOCH, span_s=DAY_S)]
     order = {s.name: i for i, s in enumerate(sites)}
@@ -301,6 +303,55 @@ def test_a_decayed_satellite_is_reported_and_left_out(shared_data: Path) -> None
     assert [t.satellite for t in told] == ["28872"]
     assert "its elements are of 2005-11-29" in told[0].reason
     assert "decay" in told[0].reason
+
+    assert find_windows(decaying, [site(0.0, 0.0, 5.0)], start=start, span_s=DAY_S) == ()
+
+
+def test_numba_finds_the_same_windows() -> None:
+    pytest.importorskip("numba")
+    low = walker(total=6, planes=3, phasing=1, inclination_deg=70, altitude_km=600, epoch=EPOCH)
+    skies = [(low, EPOCH), (geostationary(20.0), EPOCH)]
+    skies += [((satellite,), start) for _, satellite, _, start in nasty_skies()]
+    sites = [
+        Cluster(
+            name=f"s{i}",
+            latitude_deg=9.0 * i - 88.0,
+            longitude_deg=37.0 * i % 360.0,
+            elevation_mask_deg=(0.0, 10.0, 65.0)[i % 3],
+        )
+        for i in range(20)
+    ]
+    for some, start in skies:
+        one, other = (
+            find_window_table(some, sites, start=start, span_s=DAY_S, with_peaks=True, engine=engine)
+            for engine in ("numpy", "numba")
+        )
+        for name in ("site", "satellite", "rise_clipped", "set_clipped"):
+            assert np.array_equal(getattr(one, name), getattr(other, name))
+        for name in ("rise_s", "set_s", "max_elevation_deg"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), abs=2e-7)
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(ValueError, match="engine must be 'numpy' or 'numba', got 'rust'"):
+        find_window_table(
+            geostationary(0.0),
+            [site(0.0, 0.0, 5.0)],
+            start=EPOCH,
+            span_s=DAY_S,
+            engine="rust",  # type: ignore[arg-type]
+        )
+
+
+def test_blocks_hold_the_rows_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    satellites = walker(total=5, planes=5, phasing=1, inclination_deg=70, altitude_km=700, epoch=EPOCH)
+    sites = list(default_clusters(4))
+    whole = find_window_table(satellites, sites, start=EPOCH, span_s=DAY_S)
+    monkeypatch.setattr("sim.contact._MAX_NODES", 3_000)
+    blocks = list(find_window_blocks(satellites, sites, start=EPOCH, span_s=DAY_S))
+    assert len(blocks) == 3
+    assert sum(len(block.rise_s) for block in blocks) == len(whole.rise_s)
+    assert sorted(np.concatenate([block.rise_s for block in blocks])) == sorted(whole.rise_s)
 
 
 def test_impossible_searches_are_refused_with_everything_that_is_wrong() -> None:
