@@ -90,7 +90,7 @@ def test_the_rate_at_any_moment_is_that_of_the_best_satellite_in_view(seed: int,
         if rates:
             rate = np.interp(time_s, serving[0].time_s, serving[0].down_bytes_per_s)
             # Where the best satellite changes between two knots, the line cuts the corner by up to 2 %.
-                assert rate == pytest.approx(max(rates), rel=0.02)
+            assert rate == pytest.approx(max(rates), rel=0.02)
 
 
 def test_the_capacity_of_a_pass_is_the_integral_over_its_distance() -> None:
