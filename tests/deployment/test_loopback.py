@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # conf/deployment.toml has four devices in two clusters, dealt in order: each node hosts one cluster.
 HOSTED = ("0-1", "2-3")
 START_PATIENCE_S = 60.0
-RUN_LIMIT_S = 240.0
+RUN_LIMIT_S = 900.0
 
 
 class Loopback:
@@ -98,9 +98,7 @@ def loopback() -> Iterator[Loopback]:
 
 @pytest.mark.deployment
 def test_the_same_apps_complete_a_short_run_on_a_superlink_and_two_supernodes(loopback: Loopback) -> None:
-    ensure_base_model(
-        lambda _: None
-    )  # Made once a machine; the run itself is what is timed and awaited below.
+    ensure_base_model(lambda _: None)  # Once a machine, and not part of the run.
     runs = loopback.folder / "runs"
     command = [
         sys.executable, "-m", "server.launch", "--superlink", loopback.address, "--timeout", str(RUN_LIMIT_S),
@@ -122,7 +120,7 @@ def check_run_folder(folder: Path) -> None:
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     merged = [event for event in events if event["event"] == "merged"]
     assert len({event["cluster"] for event in merged}) == 2
-    assert len(merged) == 6
+    assert len(merged) == 4  # merge.max-merges of conf/deployment.toml
     assert all(event["time_s"] >= 0 for event in events)
     settings = (folder / "config.toml").read_text()
     assert "simulated = false" in settings
