@@ -74,7 +74,7 @@ def run_ems_fl(job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Sav
 
     def save(state: EmsFlState) -> None:
         nonlocal last_saved
-        if state.merges - last_saved >= job.config.run.save_every_merges:
+        if state.merges == 0 or state.merges - last_saved >= job.config.run.save_every_merges:
             last_saved = state.merges
             log.sync()
             extra = {"log_offset": log.offset, "clock_s": clock()}
@@ -85,7 +85,7 @@ def run_ems_fl(job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Sav
         clock=clock,
         expects=expects,
         on_event=observer.event,
-        on_merge=save,
+        on_settled=save,
         state=saved.strategy if saved else None,
     )
 

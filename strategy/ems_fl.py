@@ -54,8 +54,9 @@ class EmsFl(Strategy):
         without it, an answer is expected from whoever is in contact.
     on_event : callable, optional
         Receives every event as a dict, in order.
-    on_merge : callable, optional
-        Receives the state whenever the world has settled after a merge: the moment to save it.
+    on_settled : callable, optional
+        Receives the state at the start, after the assignment, after merges and at the end: the moments
+        to save it.
     state : EmsFlState, optional
         Of an earlier run, to resume.
     """
@@ -67,7 +68,7 @@ class EmsFl(Strategy):
         clock: Callable[[], float],
         expects: Callable[[str], bool] | None = None,
         on_event: Callable[[Event], None] = _ignore,
-        on_merge: Callable[[EmsFlState], None] = _ignore,
+        on_settled: Callable[[EmsFlState], None] = _ignore,
         state: EmsFlState | None = None,
     ) -> None:
         self.settings = settings
@@ -75,7 +76,7 @@ class EmsFl(Strategy):
         self._clock = clock
         self._expects = expects
         self._on_event = on_event
-        self._on_merge = on_merge
+        self._on_settled = on_settled
         self._in_view: set[int] = set()
 
     @override
@@ -96,27 +97,30 @@ class EmsFl(Strategy):
         """
         state, result = self.state, Result()
         state.values = state.values or decode_arrays(initial_arrays)
-        self._evaluate(evaluate_fn, result, at_start=state.merges == 0)
+        if state.evaluated_at < 0:
+            self._evaluate(evaluate_fn, result, at_start=True)
+            self._on_settled(state)
 
         while not self._is_finished(num_rounds, timeout, result):
             self._in_view = set(grid.get_node_ids())
             self._push(grid, self._profile_questions())
-            self._assign_when_heard()
+            is_new = self._assign_when_heard()
             self._push(grid, self.configure_train(state.merges, initial_arrays, ConfigRecord(), grid))
             for reply in grid.pull_messages(list(state.flights)):
                 self._receive(reply)
             self._in_view = set(grid.get_node_ids())
-            if over := self._passes_over():
-                for cluster in over:
-                    self._merge(cluster)
-                self._evaluate(evaluate_fn, result)
-                self._on_merge(state)
+            over = self._passes_over()
+            for cluster in over:
+                self._merge(cluster)
+            self._evaluate(evaluate_fn, result)
+            if is_new or over:
+                self._on_settled(state)
             time.sleep(self.settings.poll_interval_s)
 
         for cluster in [name for name, waiting in state.arrivals.items() if waiting]:
             self._merge(cluster)
         self._evaluate(evaluate_fn, result, at_end=True)
-        self._on_merge(state)
+        self._on_settled(state)
         result.arrays = encode_arrays(state.values)
         return result
 
@@ -174,17 +178,18 @@ class EmsFl(Strategy):
         strangers = self._in_view - state.profiles.keys() - set(state.refused) - state.busy_nodes
         return [profile_instruction(node_id) for node_id in sorted(strangers)]
 
-    def _assign_when_heard(self) -> None:
-        """Assign once every expected cluster has been heard, or the wait for them is over."""
+    def _assign_when_heard(self) -> bool:
+        """Assign once every expected cluster has been heard, or the wait for them is over; say if now."""
         state, settings = self.state, self.settings
         if state.assignment is not None or not state.profiles:
-            return
+            return False
         missing = set(settings.clusters) - {profile.cluster for profile in state.profiles.values()}
         still_asked = any(self._is_expected(message_id) for message_id in state.flights)
         if (missing or still_asked) and self._clock() < settings.profile_wait_s:
-            return
+            return False
         state.assignment = self._assign()
         self._on_event({"time_s": self._clock()} | assigned_event(state.assignment, missing))
+        return True
 
     def _assign(self) -> Assignment:
         profiles = self.state.profiles.values()
@@ -321,8 +326,8 @@ class EmsFl(Strategy):
         self, evaluate_fn: EvaluateFn | None, result: Result, *, at_start: bool = False, at_end: bool = False
     ) -> None:
         merges, every = self.state.merges, self.settings.evaluate_every_merges
-        due = merges - self.state.evaluated_at >= every if every else False
-        if evaluate_fn is None or not (at_start or at_end or due):
+        since = merges - self.state.evaluated_at
+        if evaluate_fn is None or not (at_start or (at_end and since) or (every and since >= every)):
             return
         self.state.evaluated_at = merges
         metrics = evaluate_fn(merges, encode_arrays(self.state.values))

@@ -72,7 +72,7 @@ class EmsFlState:
     merges : int
         Merges so far, all clusters together.
     evaluated_at : int
-        ``merges`` at the last evaluation.
+        ``merges`` at the last evaluation; -1 before the first.
     """
 
     values: ExpertArrays
@@ -85,7 +85,7 @@ class EmsFlState:
     dispatches: dict[int, int] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)
     merges: int = 0
-    evaluated_at: int = 0
+    evaluated_at: int = -1
 
     def version(self, expert: ExpertId) -> int:
         """Return how often the expert has been merged."""

@@ -25,7 +25,7 @@ FINGERPRINT = "base-1"
 
 
 def layout() -> ExpertLayout:
-    """Two layers of four experts, 100 bytes each, 1000 shared."""
+    """Return two layers of four experts, 100 bytes each, 1000 shared."""
     return ExpertLayout(
         family="arithmetic",
         num_experts=dict.fromkeys(LAYERS, NUM_EXPERTS),
@@ -37,7 +37,7 @@ def layout() -> ExpertLayout:
 
 
 def zeros() -> ExpertArrays:
-    """What the server starts from."""
+    """Return what the server starts from."""
     keys = [ParameterKey(layer, index, "fc_in.lora_B") for layer in LAYERS for index in range(NUM_EXPERTS)]
     return {key: np.zeros(SHAPE, np.float32) for key in keys}
 

@@ -1,0 +1,236 @@
+"""One configuration from beginning to end: what is left behind, and the laws that hold of it."""
+
+import json
+import shutil
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Message
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from moe.adapters import MergedModel
+from server.app import run
+from server.config import read_config
+from server.job import prepare
+from server.plan_from import plan_from
+from server.state import load_state
+from server.world import population_from, tuning_from
+from tests.fake_grid import FakeGrid
+from tests.runs.conftest import Settings
+
+Clients = Callable[..., FakeGrid]
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "summary.json").read_text()))
+
+
+def test_a_run_leaves_everything_behind_and_its_numbers_add_up(tiny_run: Settings, clients: Clients) -> None:
+    folder = run(clients(tiny_run), read_config(tiny_run))
+    left = {path.name for path in folder.iterdir()}
+    assert {"config.toml", "events.jsonl", "curves", "state.safetensors", "adapter", "summary.json"} <= left
+    summary, events = read_summary(folder), read_log(folder)
+    assert [c["domain"] for c in summary["clusters"]] == ["rivers", "numbers", "code", "orders"]
+    for cluster in summary["clusters"]:
+        mine = [event for event in events if event.get("cluster") == cluster["name"]]
+        assert cluster["merges"] == sum(event["event"] == "merged" for event in mine) > 0
+        down = [e for e in mine if e["event"] == "delivered"]
+        unfinished = [e for e in mine if e["event"] == "unfinished" and e["phase"] in ("down", "landing")]
+        assert cluster["bytes_down"] == pytest.approx(sum(e["bytes"] for e in down + unfinished), abs=2)
+        assert cluster["experts_per_layer"] == [1, 1]
+        assert 0.0 < cluster["capture"] <= 1.0 and cluster["random_capture"] == 0.25
+        assert cluster["own_loss_after"] is not None and cluster["merged_loss_after"] is not None
+    assert summary["spent"]["trainable_parameters"] * 4 == summary["full_adapter"]["trainable_parameters"]
+
+
+def test_no_message_crosses_outside_a_contact_or_above_its_capacity(
+    tiny_run: Settings, clients: Clients
+) -> None:
+    """Law 7, on the log of a whole run."""
+    slow = {**tiny_run, "link.preset": "fixed", "link.down-bytes-per-s": 40.0, "link.up-bytes-per-s": 12.0}
+    config = read_config(slow)
+    folder = run(clients(slow), config)
+    plan = plan_from(config, population_from(config), print)
+    carried: dict[tuple[str, str, float], float] = defaultdict(float)
+    for event in read_log(folder):
+        if "crossed" not in event:
+            continue
+        way = "down" if event["event"] == "delivered" or event.get("phase") in ("down", "landing") else "up"
+        if event["event"] in ("delivered", "arrived"):
+            assert sum(sent for _, sent in event["crossed"]) == pytest.approx(event["bytes"], rel=1e-6)
+        for rise_s, sent in event["crossed"]:
+            carried[event["cluster"], way, rise_s] += sent
+    assert len(carried) > 10
+    spread_over_windows = [e for e in read_log(folder) if len(e.get("crossed", ())) > 1]
+    assert spread_over_windows, "the slow link must make some message take several contacts"
+    for (cluster, way, rise_s), sent in carried.items():
+        contact = next(c for c in plan.contacts[cluster] if c.rise_s == rise_s)
+        assert sent <= contact.capacity_bytes("down" if way == "down" else "up") * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_same_seed_gives_the_same_log_whatever_the_workers_do(
+    tiny_run: Settings, clients: Clients, seed: int
+) -> None:
+    """Law 8: other numbers of nodes, other speeds of workers, the same bytes."""
+    settings = {**tiny_run, "seed": seed, "merge.max-merges": 6}
+    one = run(clients(settings, num_nodes=1), read_config(settings))
+    other = run(clients(settings, num_nodes=3, delay=lambda n: (n * 7) % 5), read_config(settings))
+    assert (one / "events.jsonl").read_bytes() == (other / "events.jsonl").read_bytes()
+    assert load_state(one)[0].merges == 6
+
+
+@pytest.mark.parametrize("stop_after", [3, 13, 27])
+def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
+    tiny_run: Settings, clients: Clients, stop_after: int
+) -> None:
+    """Law 9: the same model and the same log, wherever it was stopped."""
+    whole = run(clients(tiny_run), read_config(tiny_run))
+    messages = 0
+
+    def cut(_: Message) -> None:
+        nonlocal messages
+        messages += 1
+        if messages == stop_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(clients(tiny_run, spoil=cut), read_config(tiny_run))
+    stopped = next(path for path in whole.parent.iterdir() if path != whole)
+    assert not (stopped / "summary.json").exists()
+    resumed = run(clients(tiny_run), read_config({**tiny_run, "run.resume": str(stopped)}))
+    assert resumed == stopped
+    assert (whole / "events.jsonl").read_bytes() == (resumed / "events.jsonl").read_bytes()
+    one, other = load_state(whole)[0], load_state(resumed)[0]
+    assert one.values.keys() == other.values.keys()
+    for key in one.values:
+        np.testing.assert_array_equal(one.values[key], other.values[key])
+
+
+def test_the_exported_adapter_on_the_base_gives_the_servers_logits(
+    tiny_run: Settings, clients: Clients, checkpoint: Path
+) -> None:
+    """Law 10, on what a run really learned."""
+    config = read_config({**tiny_run, "run.export-merged": True})
+    folder = run(clients(tiny_run), config)
+    values = load_state(folder)[0].values
+    assert any(np.abs(value).max() > 0 for value in values.values())
+    tokens = torch.randint(0, 250, (3, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        server = MergedModel(checkpoint, tuning_from(config)).set(values).model(tokens).logits
+        base = AutoModelForCausalLM.from_pretrained(checkpoint)
+        plain = base(tokens).logits
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*missing adapter keys.*")
+            taken_home = PeftModel.from_pretrained(base, folder / "adapter").eval()(tokens).logits
+        merged = AutoModelForCausalLM.from_pretrained(folder / "merged").eval()(tokens).logits
+    assert (server - plain).abs().max() > 1e-3, "the run must have changed the model"
+    torch.testing.assert_close(taken_home, server, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(merged, server, rtol=1e-5, atol=1e-5)
+
+
+def test_fedavg_runs_on_the_same_sky_and_its_average_is_merged(tiny_run: Settings, clients: Clients) -> None:
+    settings = {**tiny_run, "strategy": "fedavg", "fedavg.rounds": 2, "sky.hours": 24.0}
+    folder = run(clients(settings), read_config(settings))
+    summary = read_summary(folder)
+    assert summary["strategy"] == "fedavg"
+    assert all(c["own_loss_before"] is None and c["experts_per_layer"] == [4, 4] for c in summary["clusters"])
+    assert any(c["merged_loss_before"] != c["merged_loss_after"] for c in summary["clusters"])
+    assert summary["spent"]["trainable_parameters"] == summary["full_adapter"]["trainable_parameters"]
+    assert next(e["merges"] for e in read_log(folder) if e["event"] == "evaluated") == 0
+
+
+def test_full_tuning_takes_home_a_merged_checkpoint(tiny_run: Settings, clients: Clients) -> None:
+    settings = {**tiny_run, "train.method": "full", "train.learning-rate": 0.002, "merge.max-merges": 5}
+    folder = run(clients(settings), read_config(settings))
+    assert not (folder / "adapter").exists()
+    assert AutoModelForCausalLM.from_pretrained(folder / "merged").config.num_local_experts == 4
+
+
+def test_a_client_that_raises_is_logged_and_the_run_goes_on(tiny_run: Settings, clients: Clients) -> None:
+    def spoil(message: Message) -> None:
+        sky = message.content.config_records["sky"]
+        if message.metadata.message_type == "train" and sky["node"] == 3:
+            raise RuntimeError("the battery is empty")
+
+    folder = run(clients(tiny_run, spoil=spoil), read_config(tiny_run))
+    refused = [event for event in read_log(folder) if event["event"] == "refused"]
+    assert refused and all(event["node"] == 3 and "battery is empty" in event["reason"] for event in refused)
+    assert all(cluster["merges"] > 0 for cluster in read_summary(folder)["clusters"])
+
+
+def test_a_run_in_which_nothing_arrives_says_so_and_fails(tiny_run: Settings, clients: Clients) -> None:
+    def spoil(_: Message) -> None:
+        raise RuntimeError("no power")
+
+    with pytest.raises(RuntimeError, match="no device's update ever reached the server"):
+        run(clients(tiny_run, spoil=spoil), read_config(tiny_run))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model.name": "/nowhere/at/all"}, "/nowhere/at/all"),
+        ({"data.domain-column": "topic"}, "topic"),
+        ({"data.text-column": "body"}, "body"),
+        ({"population.clusters": 9, "population.devices": 9}, r"\[1, 8\], got 9"),
+        ({"sky.elevation-mask-deg": 89.9}, "never seen above its mask"),
+        ({"sky.elements": "tle:/nowhere.tle"}, "nowhere.tle"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_before_anything_is_written(
+    tiny_run: Settings, clients: Clients, changes: Settings, reason: str
+) -> None:
+    settings = {**tiny_run, **changes}
+    with pytest.raises(ValueError, match=reason):
+        run(clients(settings), read_config(settings))
+    assert not Path(str(tiny_run["run.dir"])).exists()
+
+
+def test_a_dense_checkpoint_and_one_without_a_shard_are_refused(
+    tiny_run: Settings, clients: Clients, checkpoint: Path, tmp_path: Path
+) -> None:
+    dense = tmp_path / "dense"
+    shutil.copytree(checkpoint, dense)
+    config = json.loads((dense / "config.json").read_text())
+    config["model_type"], config["architectures"] = "mistral", ["MistralForCausalLM"]
+    (dense / "config.json").write_text(json.dumps(config))
+    headless = tmp_path / "headless"
+    shutil.copytree(checkpoint, headless)
+    for shard in headless.glob("*.safetensors"):
+        shard.unlink()
+    for folder in (dense, headless):
+        settings = {**tiny_run, "model.name": str(folder)}
+        with pytest.raises(ValueError, match=folder.name):
+            run(clients(settings), read_config(settings))
+    assert not Path(str(tiny_run["run.dir"])).exists()
+
+
+def test_a_device_without_memory_for_an_expert_is_refused_by_name(
+    tiny_run: Settings, clients: Clients
+) -> None:
+    settings = {**tiny_run, "population.memory-mb": 0.001}
+    with pytest.raises(RuntimeError, match="no device's update"):
+        run(clients(settings), read_config(settings))
+    folder = next(Path(str(tiny_run["run.dir"])).iterdir())
+    reasons = [event["reason"] for event in read_log(folder) if event["event"] == "refused"]
+    assert reasons and all("does not hold the shared part and one expert" in reason for reason in reasons)
+
+
+def test_the_server_prepares_the_same_world_as_the_clients(tiny_run: Settings) -> None:
+    config = read_config(tiny_run)
+    one, other = prepare(config, print), prepare(config, print)
+    assert one.fingerprint == other.fingerprint
+    assert one.population == other.population
+    assert [one.text.device_texts(d) for d in range(8)] == [other.text.device_texts(d) for d in range(8)]
