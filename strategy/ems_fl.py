@@ -14,19 +14,13 @@ from flwr.serverapp.strategy import Result, Strategy
 from typing_extensions import override
 
 from moe.experts import ExpertArrays
-from strategy.aggregation import WeightedDelta, merge_experts
 from strategy.assignment import Assignment, assign_experts
-from strategy.events import assigned_event, merged_event
-from strategy.messages import (
-    decode_arrays,
-    encode_arrays,
-    profile_instruction,
-    read_profile,
-    read_update,
-    train_instruction,
-)
+from strategy.events import assigned_event
+from strategy.merging import merge_pass
+from strategy.messages import decode_arrays, encode_arrays, profile_instruction, train_instruction
+from strategy.reception import take_in
 from strategy.settings import EmsFlSettings
-from strategy.state import Arrival, EmsFlState, Flight
+from strategy.state import EmsFlState, Flight
 
 Event = dict[str, Any]
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -107,18 +101,18 @@ class EmsFl(Strategy):
             is_new = self._assign_when_heard()
             self._push(grid, self.configure_train(state.merges, initial_arrays, ConfigRecord(), grid))
             for reply in grid.pull_messages(list(state.flights)):
-                self._receive(reply)
+                self._log(take_in(reply, state, self.settings, self._clock()))
             self._in_view = set(grid.get_node_ids())
             over = self._passes_over()
             for cluster in over:
-                self._merge(cluster)
+                self._log(merge_pass(cluster, state, self.settings))
             self._evaluate(evaluate_fn, result)
             if is_new or over:
                 self._on_settled(state)
             time.sleep(self.settings.poll_interval_s)
 
-        for cluster in [name for name, waiting in state.arrivals.items() if waiting]:
-            self._merge(cluster)
+        for cluster in list(state.arrivals):
+            self._log(merge_pass(cluster, state, self.settings))
         self._evaluate(evaluate_fn, result, at_end=True)
         self._on_settled(state)
         result.arrays = encode_arrays(state.values)
@@ -137,12 +131,12 @@ class EmsFl(Strategy):
         if state.assignment is None:
             return []
         orders = []
+        newest = {cluster: self._values_for(cluster) for cluster in state.assignment.experts}
         for node_id in sorted(self._in_view - state.busy_nodes - set(state.refused)):
             profile = state.profiles.get(node_id)
-            if profile is None or state.arrivals.get(profile.cluster):
+            if profile is None or profile.cluster in state.arrivals:
                 continue
-            values = self._values_for(profile.cluster)
-            if values:
+            if values := newest.get(profile.cluster):
                 orders.append(train_instruction(node_id, values, state.dispatches.get(node_id, 0)))
         return orders
 
@@ -152,9 +146,9 @@ class EmsFl(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Take in replies and merge every cluster they come from at once."""
         for reply in replies:
-            self._receive(reply)
-        for cluster in [name for name, waiting in self.state.arrivals.items() if waiting]:
-            self._merge(cluster)
+            self._log(take_in(reply, self.state, self.settings, self._clock()))
+        for cluster in list(self.state.arrivals):
+            self._log(merge_pass(cluster, self.state, self.settings))
         return encode_arrays(self.state.values), None
 
     @override
@@ -188,7 +182,7 @@ class EmsFl(Strategy):
         if (missing or still_asked) and self._clock() < settings.profile_wait_s:
             return False
         state.assignment = self._assign()
-        self._on_event({"time_s": self._clock()} | assigned_event(state.assignment, missing))
+        self._log(assigned_event(state.assignment, missing))
         return True
 
     def _assign(self) -> Assignment:
@@ -222,59 +216,17 @@ class EmsFl(Strategy):
             versions = {key.expert: state.version(key.expert) for key in experts}
         state.flights[message_id] = Flight(node_id=node_id, versions=versions)
 
-    def _receive(self, reply: Message) -> None:
-        """Note a profile, buffer an update, or log why neither was possible."""
-        state, node_id = self.state, reply.metadata.src_node_id
-        flight = state.flights.pop(reply.metadata.reply_to_message_id)
-        try:
-            if reply.has_error():
-                raise ValueError(f"Flower error {reply.error.code}: {reply.error.reason}")
-            if flight.versions:
-                self._buffer(node_id, flight, reply)
-            else:
-                self._register(node_id, reply)
-            state.failures.pop(node_id, None)
-        except ValueError as fault:
-            self._refuse(node_id, str(fault))
-
-    def _register(self, node_id: int, reply: Message) -> None:
-        profile = read_profile(reply)
-        self.settings.check_profile(profile)
-        self.state.profiles[node_id] = profile
-        event = {"event": "profiled", "node": node_id, "cluster": profile.cluster}
-        counts = {"devices": list(profile.devices), "num_examples": profile.num_examples}
-        self._on_event({"time_s": self._clock()} | event | counts)
-
-    def _buffer(self, node_id: int, flight: Flight, reply: Message) -> None:
-        profile = self.state.profiles[node_id]
-        asked = {key: value for key, value in self.state.values.items() if key.expert in flight.versions}
-        update = read_update(reply, asked, profile.num_examples)
-        arrival = Arrival(node_id=node_id, versions=flight.versions, update=update, arrived_s=self._clock())
-        self.state.arrivals.setdefault(profile.cluster, []).append(arrival)
-
-    def _refuse(self, node_id: int, reason: str) -> None:
-        """Log a fault; a node that fails too often in a row is left alone."""
-        failures = self.state.failures
-        failures[node_id] = failures.get(node_id, 0) + 1
-        event = {"event": "refused", "node": node_id, "reason": reason, "failures": failures[node_id]}
-        if failures[node_id] >= self.settings.max_failures:
-            self.state.refused[node_id] = reason
-        self._on_event({"time_s": self._clock()} | event)
-
     def _passes_over(self) -> list[str]:
         """Return the clusters whose buffered updates should be merged now."""
         state, now_s = self.state, self._clock()
         return [
             cluster
             for cluster, waiting in state.arrivals.items()
-            if waiting
-            and (
-                now_s - waiting[0].arrived_s >= self.settings.merge_wait_s
-                or not any(
-                    self._is_expected(message_id)
-                    for message_id, flight in state.flights.items()
-                    if flight.versions and state.profiles[flight.node_id].cluster == cluster
-                )
+            if now_s - waiting[0].arrived_s >= self.settings.merge_wait_s
+            or not any(
+                self._is_expected(message_id)
+                for message_id, flight in state.flights.items()
+                if flight.versions and state.profiles[flight.node_id].cluster == cluster
             )
         ]
 
@@ -282,37 +234,6 @@ class EmsFl(Strategy):
         if self._expects is not None:
             return self._expects(message_id)
         return self.state.flights[message_id].node_id in self._in_view
-
-    def _merge(self, cluster: str) -> None:
-        """Merge one pass: the updates that came down together, each by its own staleness."""
-        state, discount = self.state, self.settings.discount
-        arrivals = sorted(state.arrivals.pop(cluster), key=lambda arrival: arrival.node_id)
-        staleness = [
-            {expert: state.version(expert) - version for expert, version in arrival.versions.items()}
-            for arrival in arrivals
-        ]
-        updates = [
-            WeightedDelta(
-                delta=arrival.update.arrays,
-                num_examples=arrival.update.num_examples,
-                discounts={expert: discount(s) for expert, s in stale.items()},
-            )
-            for arrival, stale in zip(arrivals, staleness, strict=True)
-        ]
-        state.values = merge_experts(
-            state.values,
-            updates,
-            server_learning_rate=self.settings.server_learning_rate,
-            min_total_examples=self._cluster_examples(cluster) if self.settings.count_whole_cluster else 0,
-        )
-        for expert in {key.expert for update in updates for key in update.delta}:
-            state.versions[expert] = state.version(expert) + 1
-        state.merges += 1
-        event = merged_event(cluster, state, arrivals, staleness, discount)
-        self._on_event({"time_s": self._clock()} | event)
-
-    def _cluster_examples(self, cluster: str) -> int:
-        return sum(p.num_examples for p in self.state.profiles.values() if p.cluster == cluster)
 
     def _is_finished(self, max_merges: int, horizon_s: float, result: Result) -> bool:
         losses = [cast(float, metrics["loss"]) for metrics in result.evaluate_metrics_serverapp.values()]
@@ -333,4 +254,8 @@ class EmsFl(Strategy):
         metrics = evaluate_fn(merges, encode_arrays(self.state.values))
         if metrics is not None:
             result.evaluate_metrics_serverapp[merges] = metrics
-            self._on_event({"time_s": self._clock(), "event": "evaluated", "merges": merges} | dict(metrics))
+            self._log({"event": "evaluated", "merges": merges} | dict(metrics))
+
+    def _log(self, event: Event | None) -> None:
+        if event is not None:
+            self._on_event({"time_s": self._clock()} | event)

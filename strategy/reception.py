@@ -1,0 +1,78 @@
+"""Taking in what comes down: a profile is noted, an update waits for its pass, a fault is logged."""
+
+from typing import Any
+
+from flwr.app import Message
+
+from strategy.messages import read_profile, read_update
+from strategy.settings import EmsFlSettings
+from strategy.state import Arrival, EmsFlState, Flight
+
+MAX_REASON_LENGTH = 600
+"""Characters of a fault that are logged; a client's traceback may be pages long."""
+
+
+def take_in(
+    reply: Message, state: EmsFlState, settings: EmsFlSettings, now_s: float
+) -> dict[str, Any] | None:
+    """Take one reply into the state; a broken or hostile one is refused and the run goes on.
+
+    Parameters
+    ----------
+    reply : Message
+        To a message in ``state.flights``.
+    state : EmsFlState
+        Changed in place.
+    settings : EmsFlSettings
+        What a profile must agree with, and how many faults in a row a node may have.
+    now_s : float
+        On the run's clock.
+
+    Returns
+    -------
+    dict or None
+        The event to log: ``profiled`` or ``refused``; None for an update, which is logged when merged.
+    """
+    node_id = reply.metadata.src_node_id
+    flight = state.flights.pop(reply.metadata.reply_to_message_id)
+    try:
+        if reply.has_error():
+            raise ValueError(f"Flower error {reply.error.code}: {reply.error.reason}")
+        event = None
+        if flight.versions:
+            _wait_for_pass(reply, node_id, flight, state, now_s)
+        else:
+            event = _register(reply, node_id, state, settings)
+    except ValueError as fault:
+        return _refuse(str(fault)[:MAX_REASON_LENGTH], node_id, state, settings)
+    state.failures.pop(node_id, None)
+    return event
+
+
+def _register(reply: Message, node_id: int, state: EmsFlState, settings: EmsFlSettings) -> dict[str, Any]:
+    profile = read_profile(reply)
+    settings.check_profile(profile)
+    state.profiles[node_id] = profile
+    return {
+        "event": "profiled",
+        "node": node_id,
+        "cluster": profile.cluster,
+        "devices": list(profile.devices),
+        "num_examples": profile.num_examples,
+    }
+
+
+def _wait_for_pass(reply: Message, node_id: int, flight: Flight, state: EmsFlState, now_s: float) -> None:
+    profile = state.profiles[node_id]
+    asked = {key: value for key, value in state.values.items() if key.expert in flight.versions}
+    update = read_update(reply, asked, profile.num_examples)
+    arrival = Arrival(node_id=node_id, versions=flight.versions, update=update, arrived_s=now_s)
+    state.arrivals.setdefault(profile.cluster, []).append(arrival)
+
+
+def _refuse(reason: str, node_id: int, state: EmsFlState, settings: EmsFlSettings) -> dict[str, Any]:
+    """Count the fault; a node with too many in a row is left alone for the rest of the run."""
+    state.failures[node_id] = state.failures.get(node_id, 0) + 1
+    if state.failures[node_id] >= settings.max_failures:
+        state.refused[node_id] = reason
+    return {"event": "refused", "node": node_id, "reason": reason, "failures": state.failures[node_id]}
