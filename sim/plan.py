@@ -29,7 +29,7 @@ class Contact:
     satellites : tuple[str, ...]
         Who serves, in order of first service; may be empty when a plan file does not say.
     time_s : NDArray
-        [K] knots, strictly increasing, from ``rise_s`` to ``set_s``, K >= 2.
+        [K] knots, ascending, from ``rise_s`` to ``set_s``, K >= 2; a time given twice is a jump of the rates.
     down_bytes_per_s, up_bytes_per_s : NDArray
         [K] rates at the knots, finite and >= 0, linear in between. Down is towards the ground.
     delay_s : float
@@ -83,8 +83,8 @@ class Contact:
         shapes = (self.time_s.shape, self.down_bytes_per_s.shape, self.up_bytes_per_s.shape)
         if self.time_s.ndim != 1 or self.time_s.size < 2 or len(set(shapes)) > 1:
             return [*faults, f"time_s and both rates must be vectors of one length >= 2, got shapes {shapes}"]
-        if not np.all(np.diff(self.time_s) > 0):  # also catches NaN
-            faults.append("time_s must increase strictly and hold no NaN")
+        if not np.all(np.diff(self.time_s) >= 0):  # also catches NaN
+            faults.append("time_s must ascend and hold no NaN")
         if self.time_s[0] != self.rise_s or self.time_s[-1] != self.set_s:
             ends = f"[{self.time_s[0]}, {self.time_s[-1]}]"
             faults.append(f"time_s must run from rise_s to set_s, it runs over {ends}")

@@ -38,6 +38,21 @@ def test_cumulative_capacity_of_a_ramp_is_a_parabola_and_its_inverse_a_root() ->
     assert capacity.time_of(100.1) == np.inf
 
 
+def test_a_time_given_twice_is_a_jump_of_the_rate() -> None:
+    jump = Contact(
+        rise_s=0.0,
+        set_s=20.0,
+        satellites=(),
+        time_s=np.array([0.0, 10.0, 10.0, 20.0]),
+        down_bytes_per_s=np.array([1.0, 1.0, 3.0, 3.0]),
+        up_bytes_per_s=np.zeros(4),
+    )
+    capacity = Capacity(contacts=(jump,), direction="down")
+    assert capacity.total_bytes == jump.capacity_bytes("down") == 40.0
+    assert [capacity.bytes_at(t) for t in (9.0, 10.0, 11.0)] == [9.0, 10.0, 13.0]
+    assert [capacity.time_of(b) for b in (9.0, 10.0, 13.0)] == [9.0, 10.0, 11.0]
+
+
 def test_a_byte_that_waits_for_a_contact_crosses_at_its_rise_at_the_earliest() -> None:
     contacts = (flat(10.0, 20.0, 1.0, 1.0), flat(30.0, 40.0, 1.0, 1.0))
     capacity = Capacity(contacts=contacts, direction="down")
@@ -117,12 +132,12 @@ def test_a_contact_names_all_its_faults_at_once() -> None:
             rise_s=5.0,
             set_s=5.0,
             satellites=(),
-            time_s=np.array([5.0, 5.0]),
+            time_s=np.array([5.0, 4.0]),
             down_bytes_per_s=np.array([-1.0, 1.0]),
             up_bytes_per_s=np.array([np.nan, 1.0]),
             delay_s=-1.0,
         )
-    for part in ("0 <= rise_s < set_s", "delay_s", "increase strictly", "down_bytes_per_s", "up_bytes_per_s"):
+    for part in ("0 <= rise_s < set_s", "delay_s", "must ascend", "down_bytes_per_s", "up_bytes_per_s"):
         assert part in str(fault.value)
 
 
