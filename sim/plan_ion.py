@@ -3,11 +3,11 @@
     a contact +<start s> +<stop s> <from node> <to node> <bytes a second>
     a range   +<start s> +<stop s> <node> <node> <one-way light time s>
 
-ION reads whole seconds and whole bytes a second and rates that do not change, so what we write is rounded so
+ION reads times in whole seconds and rates that do not change, so what we write is rounded so
 as never to promise more than the link carries, one line for each stretch between two knots. The exact plan is
 beside it in comments; reading takes those, after checking that they still say what the lines say.
 
-Source: ION 4.1 manual pages ionrc(5) and contact plan format.
+Source: manual page ionrc(5) of ION 3.2.1, commands ``a contact`` and ``a range``.
 """
 
 import json
