@@ -83,10 +83,10 @@ def table(results: Sequence[FamilyResult], failures: dict[str, str]) -> str:
     lines = [
         "# Model families",
         "",
-        "Made by `python -m benchmarks.families --table docs/families.md` on tiny random checkpoints, CPU, float32.",
-        "Errors are the largest difference of logits; 0 is the same bits.",
+        "Made by `python -m benchmarks.families --table docs/families.md`, on tiny random checkpoints,",
+        "CPU, float32. Errors are the largest difference of logits; 0 is the same bits.",
         "",
-        "| `model_type` | router | keep all = model | slice, merge | sub-model = merged | adapter | merged files |",
+        "| `model_type` | router | keep all = model | slice, merge | sub-model = merged | adapter | files |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in results:

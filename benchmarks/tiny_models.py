@@ -153,7 +153,14 @@ def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
     return AutoConfig.for_model(family, **{**sizes, **_OWN.get(family, {}), **changes})
 
 
-def save_tiny(folder: Path, family: str, *, dtype: torch.dtype = torch.float32, **changes: Any) -> Path:
+def save_tiny(
+    folder: Path,
+    family: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    max_shard_size: str = "40KB",
+    **changes: Any,
+) -> Path:
     """Save a random tiny model of a family in several shards; biases are random too.
 
     Parameters
@@ -164,6 +171,8 @@ def save_tiny(folder: Path, family: str, *, dtype: torch.dtype = torch.float32, 
         A ``model_type``.
     dtype : torch.dtype
         Of the stored tensors.
+    max_shard_size : str
+        As ``save_pretrained``.
     **changes
         Configuration values instead of the tiny ones.
 
@@ -180,5 +189,5 @@ def save_tiny(folder: Path, family: str, *, dtype: torch.dtype = torch.float32, 
             if parameter.ndim > 1 or name.endswith("bias"):
                 parameter.normal_(std=0.2)
     with quiet_loading():
-        model.to(dtype).save_pretrained(folder, max_shard_size="40KB")
+        model.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
     return folder

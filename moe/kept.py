@@ -96,7 +96,7 @@ class KeptExperts(nn.Module):
             local_TK, weight_TK = choose_kept(local_TK, weight_TK, logits_TN, self.absent, num_kept)
         if num_kept == 1 and local_TK.shape[1] == 1 and self.absent == "restrict":
             # Every token goes to the one expert: nothing to gather or scatter.
-            return (self._run(self.kept[0], hidden_TH) * weight_TK).to(hidden_TH.dtype)
+            return (self._run(hidden_TH, [len(hidden_TH)]) * weight_TK).to(hidden_TH.dtype)
         return self._dispatch(hidden_TH, local_TK, weight_TK)
 
     def _dispatch(self, hidden_TH: Tensor, local_TK: Tensor, weight_TK: Tensor) -> Tensor:
@@ -108,18 +108,27 @@ class KeptExperts(nn.Module):
         if num_pairs == 0:
             return self._nothing(hidden_TH)
         order = order[:num_pairs]
-        chunks = hidden_TH[order // num_choices].split(counts[: len(self.kept)])
-        made = [self._run(index, chunk) for index, chunk in zip(self.kept, chunks, strict=True) if len(chunk)]
-        pairs_PH = torch.cat(made) * weight_TK.reshape(-1)[order].unsqueeze(-1)
+        sizes = counts[: len(self.kept)]
+        pairs_PH = self._run(hidden_TH[order // num_choices], sizes) * weight_TK.reshape(-1)[order].unsqueeze(
+            -1
+        )
         # Summed over the choices in their order, as transformers' grouped_mm does, so that keeping
         # all experts gives the same bits.
         out = pairs_PH.new_zeros(num_tokens * num_choices, hidden_TH.shape[-1]).index_copy(0, order, pairs_PH)
         return out.view(num_tokens, num_choices, -1).sum(dim=1).to(hidden_TH.dtype)
 
-    def _run(self, index: int, hidden: Tensor) -> Tensor:
-        expert = self.expert(index)
-        out: Tensor = expert.fc_out(self._gate(expert.fc_in(hidden)))
-        return out if self._norm is None else self._norm(out)
+    def _run(self, hidden_PH: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Run the kept experts on rows sorted by expert, ``sizes`` rows each.
+
+        The gate runs once on all rows, as transformers' does: vectorised functions round the last few
+        elements of a tensor differently, so per expert it would not be the same bits.
+        """
+        busy = [(self.expert(index), size) for index, size in zip(self.kept, sizes, strict=True) if size]
+        rows = [size for _, size in busy]
+        wide = _join([expert.fc_in(x) for (expert, _), x in zip(busy, hidden_PH.split(rows), strict=True)])
+        narrow = self._gate(wide).split(rows)
+        out = _join([expert.fc_out(x) for (expert, _), x in zip(busy, narrow, strict=True)])
+        return out if self._norm is None else cast(Tensor, self._norm(out))
 
     def _nothing(self, hidden_TH: Tensor) -> Tensor:
         """Return zeros that still depend on the trainable parameters, so that backward does not raise."""
@@ -227,6 +236,10 @@ def _find_logits(output: Any, num_experts: int) -> Tensor | None:
         if isinstance(value, Tensor) and value.is_floating_point() and value.shape[-1] == num_experts:
             return value.reshape(-1, num_experts)
     return None
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

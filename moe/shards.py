@@ -73,8 +73,19 @@ class Checkpoint:
         self.bytes_read = 0
         self._maps: dict[Path, NDArray[np.uint8]] = {}
 
+    def map(self, name: str) -> torch.Tensor:
+        """Return a tensor by its disk name whose pages are read when touched, and shared between processes.
+
+        Writing to it never reaches the file (copy on write).
+        """
+        spec = self.tensors[name]
+        if spec.file not in self._maps:
+            self._maps[spec.file] = np.memmap(spec.file, dtype=np.uint8, mode="c")
+        self.bytes_read += spec.num_bytes
+        return _tensor(self._maps[spec.file][spec.start : spec.stop], spec.dtype, spec.shape)
+
     def read(self, name: str, row: int | None = None) -> torch.Tensor:
-        """Return a tensor by its disk name; pages are mapped and read when touched.
+        """Return a tensor by its disk name, in memory of its own.
 
         Parameters
         ----------
@@ -82,11 +93,6 @@ class Checkpoint:
             A key of ``tensors``.
         row : int, optional
             Only this entry of the first axis, as shape ``[1, ...]``.
-
-        Returns
-        -------
-        Tensor
-            Private to this process (copy on write): writing to it never reaches the file.
         """
         spec = self.tensors[name]
         start, stop, shape = spec.start, spec.stop, spec.shape
@@ -95,13 +101,13 @@ class Checkpoint:
             start += row * row_bytes
             stop, shape = start + row_bytes, (1, *shape[1:])
         self.bytes_read += stop - start
-        raw = self._map(spec.file)[start:stop]
-        return torch.from_numpy(raw).view(TORCH_DTYPES[spec.dtype]).reshape(shape)
-
-    def _map(self, file: Path) -> NDArray[np.uint8]:
-        if file not in self._maps:
-            self._maps[file] = np.memmap(file, dtype=np.uint8, mode="c")
-        return self._maps[file]
+        # Not mapped: what is stacked from it is a copy, and mapped pages would stay beside the copy.
+        # In torch's own memory, for its alignment: matrix products round by it.
+        raw: NDArray[np.uint8] = torch.empty(stop - start, dtype=torch.uint8).numpy()
+        with spec.file.open("rb") as stream:
+            stream.seek(start)
+            stream.readinto(raw.data)
+        return _tensor(raw, spec.dtype, shape)
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -182,6 +188,10 @@ def _fetch(name: str) -> Path:
             f"model {name!r} is not a folder here and could not be fetched from the hub "
             f"({reason}); check the name and the connection, or download it and give the folder"
         ) from error
+
+
+def _tensor(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.from_numpy(raw).view(TORCH_DTYPES[dtype]).reshape(shape)
 
 
 def _read_json(file: Path, owner: str) -> dict[str, Any]:

@@ -122,12 +122,7 @@ class Storage:
             sources = dict(self._expert_sources(target, index))
             raw = {n: self.checkpoint.read(n, index if row_wise else None) for n, row_wise in sources.items()}
             made = self._targets[target].convert(target, raw, self.model)
-            for name, value in made.items():
-                # A value no converter copied still points into the mapped file.
-                shared = any(
-                    value.untyped_storage().data_ptr() == t.untyped_storage().data_ptr() for t in raw.values()
-                )
-                tensors[name.rpartition(".")[2]] = value.clone() if shared else value
+            tensors |= {name.rpartition(".")[2]: value for name, value in made.items()}
         return tensors
 
     def to_disk(self, layer: int, index: int, fused: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -145,7 +140,7 @@ class Storage:
 
     def load_shared(self, dtype: torch.dtype) -> None:
         """Fill the model with everything but the experts, whose modules the caller has taken out."""
-        values = {name: self.checkpoint.read(name) for name in self.shared_names}
+        values = {name: self.checkpoint.map(name) for name in self.shared_names}
         mapping: Any = get_model_conversion_mapping(self.model)
         config = LoadStateDictConfig(
             weight_mapping=mapping,

@@ -155,9 +155,9 @@ def test_the_exported_adapter_gives_the_servers_logits(
     expected = logits(MergedModel(checkpoint, tuning).set(arrays).model, tokens)
     export_adapter(checkpoint, arrays, tuning, tmp_path / "adapter")
     stock = PeftModel.from_pretrained(load_full(checkpoint), str(tmp_path / "adapter"))
-    torch.testing.assert_close(logits(stock, tokens), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(logits(stock, tokens), expected, atol=1e-5, rtol=0)
     ours = load_adapter(checkpoint, tmp_path / "adapter")
-    torch.testing.assert_close(logits(ours, tokens), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(logits(ours, tokens), expected, atol=1e-5, rtol=0)
     merged = export_merged(checkpoint, arrays, tuning, tmp_path / "merged")
     assert torch.equal(logits(load_full(merged), tokens), expected)
 
