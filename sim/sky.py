@@ -142,22 +142,39 @@ def build_plan(
     """
     satellites = load_satellites(sky)
     start = start_of(sky, satellites)
-    _notice_age(satellites, start, sky.span_s, on_notice)
+    notice_age(satellites, start, sky.span_s, on_notice)
     table = find_window_table(
         satellites, clusters, start=start, span_s=sky.span_s, step_s=sky.step_s, ut1_utc_s=sky.ut1_utc_s
     )
     for left_out in table.left_out:
         on_notice(f"satellite {left_out.satellite} is left out: {left_out.reason}")
+    return plan_from_windows(
+        table, satellites, clusters, link, start=start, span_s=sky.span_s, ut1_utc_s=sky.ut1_utc_s
+    )
+
+
+def plan_from_windows(
+    table: WindowTable,
+    satellites: Sequence[Satellite],
+    clusters: Sequence[Cluster],
+    link: Link,
+    *,
+    start: dt.datetime,
+    span_s: float,
+    ut1_utc_s: float = 0.0,
+) -> ContactPlan:
+    """Return the plan of windows that were found for these satellites and clusters; see `build_plan`."""
     merged = merge_passes(
         _passes(table, satellites),
         sites_km=site_positions_km(clusters),
         link=link,
         start=start,
-        ut1_utc_s=sky.ut1_utc_s,
+        ut1_utc_s=ut1_utc_s,
     )
     contacts = {cluster.name: own for cluster, own in zip(clusters, merged, strict=True)}
-    raise_faults(_plan_faults(clusters, contacts, sky, len(satellites), start, link))
-    return ContactPlan(horizon_s=sky.span_s, contacts=contacts)
+    when = f"in the {span_s:.0f} s after {start:%Y-%m-%dT%H:%M:%SZ}"
+    raise_faults(_plan_faults(clusters, contacts, f"any of {len(satellites)} satellites {when}", link))
+    return ContactPlan(horizon_s=span_s, contacts=contacts)
 
 
 def _passes(table: WindowTable, satellites: Sequence[Satellite]) -> list[list[Pass]]:
@@ -178,9 +195,7 @@ def _passes(table: WindowTable, satellites: Sequence[Satellite]) -> list[list[Pa
 def _plan_faults(
     clusters: Sequence[Cluster],
     contacts: dict[str, tuple[Contact, ...]],
-    sky: SkySettings,
-    num_satellites: int,
-    start: dt.datetime,
+    who_when: str,
     link: Link,
 ) -> list[str]:
     """Return one sentence for each cluster that cannot take part."""
@@ -190,8 +205,7 @@ def _plan_faults(
         if not own:
             faults.append(
                 f"cluster {cluster.name!r} ({cluster.latitude_deg:.2f}, {cluster.longitude_deg:.2f}) is "
-                f"never seen above its mask of {cluster.elevation_mask_deg:g} deg by any of {num_satellites} "
-                f"satellites in the {sky.span_s:.0f} s after {start:%Y-%m-%dT%H:%M:%SZ}: lower "
+                f"never seen above its mask of {cluster.elevation_mask_deg:g} deg by {who_when}: lower "
                 "elevation_mask_deg, lengthen the span, add satellites or raise their inclination towards "
                 "the cluster's latitude, or leave the cluster out"
             )
@@ -205,7 +219,7 @@ def _plan_faults(
     return faults
 
 
-def _notice_age(
+def notice_age(
     satellites: Sequence[Satellite], start: dt.datetime, span_s: float, on_notice: Callable[[str], None]
 ) -> None:
     """Say so when element sets are days away from the simulated time."""
