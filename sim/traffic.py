@@ -215,12 +215,15 @@ class Traffic:
         journey.delivered_s, journey.phase = self.now_s, Phase.WORKING
         journey.trained_s = self.free_s[node.node_id] = begin_s + journey.steps * node.step_time_s
         self.submit(journey)
-        self.queue.schedule(journey.trained_s, "trained", journey.message_id)
+        if self._can_answer(journey):
+            self.queue.schedule(journey.trained_s, "trained", journey.message_id)
         carried = {"bytes": journey.down_bytes, "crossed": journey.crossed}
         self._log(journey, "delivered", steps=journey.steps, **carried)
 
     def submit(self, journey: Journey) -> None:
-        """Have the real reply computed; also after a restart."""
+        """Have the real reply computed, if it can ever be sent; also after a restart."""
+        if not self._can_answer(journey):
+            return
         metadata = journey.instruction.metadata
         work = self.workers.submit(
             journey.node.node_id, journey.work(), metadata.message_type, metadata.group_id
@@ -229,6 +232,15 @@ class Traffic:
             journey.outcome = work
         else:
             journey.worker_id = work
+
+    def _can_answer(self, journey: Journey) -> bool:
+        """Say whether the work ends before the last set of the cluster and the end of the message's TTL.
+
+        If not, nothing of it will ever be seen: computing it would be hours of real time for nothing.
+        """
+        last_set_s = self.plan.contacts[journey.node.cluster][-1].set_s
+        expires_s = inf if journey.expires_s is None else journey.expires_s
+        return journey.trained_s < min(last_set_s, expires_s)
 
     def _trained(self, journey: Journey) -> None:
         """Wait for the real reply and start it on its way up."""

@@ -162,3 +162,5 @@ class SlowSky:
             trip.steps = self.query_steps
         trip.trained_s = begin_s + trip.steps * node.step_time_s
         self.free_s[trip.node_id] = trip.trained_s
+        if trip.trained_s >= max(c.set_s for c in self.plan.contacts[node.cluster]):
+            trip.trained_s = None  # nobody will ever hear of it

@@ -86,6 +86,16 @@ def test_after_the_last_contact_steps_fill_the_time_to_the_horizon() -> None:
     assert log[0]["steps"] == 33  # (1000 - 10) / 30
 
 
+def test_work_that_ends_after_the_last_contact_is_not_computed() -> None:
+    inner = FakeGrid(answering(100))
+    grid, log = sky(ONE_CLUSTER, {"A": [30.0, 2000.0, 30.0]}, inner=inner)
+    grid.push_messages([train(1, 100), train(2, 100), train(3, 100, ttl=500.0)])
+    run_until(grid, lambda: False, set())
+    computed = [message.content.config_records["sky"]["node"] for message in inner.pushed]
+    assert computed == [1]  # node 2 ends at 2130 s, the last set is at 1100 s; node 3's TTL ends in the gap
+    assert [event["node"] for event in log if event["event"] == "delivered"] == [1, 2, 3]
+
+
 def test_a_node_does_one_thing_at_a_time() -> None:
     grid, log = sky(ONE_CLUSTER, {"A": [30.0]}, query_steps=2)
     grid.push_messages([train(1, 100, kind="query"), train(1, 100, kind="evaluate")])
@@ -124,10 +134,9 @@ def test_pulling_wakes_at_a_rise_only_when_the_cluster_has_an_idle_node() -> Non
     while not grid.is_over:
         grid.pull_messages(ids)
         wakes.append(grid.now_s)
-    # Busy from the push on: no wake at 100 s or 1000 s; the sets, and the horizon (its work ends after the
-    # last set).
+    # Busy from the push on: no wake at 100 s or 1000 s, but at the sets and the horizon.
     assert wakes == [200.0, 1100.0, 10_000.0]
-    assert [event["event"] for event in log] == ["delivered", "trained", "unfinished"]
+    assert [event["event"] for event in log] == ["delivered", "unfinished"]
 
 
 def test_replies_that_are_here_are_returned_without_moving_the_clock() -> None:
@@ -256,11 +265,12 @@ def test_a_reply_too_large_for_all_contacts_becomes_an_error() -> None:
 
 
 def test_after_the_horizon_nothing_arrives_for_ever() -> None:
-    grid, log = sky(ONE_CLUSTER, {"A": [30.0]})
-    ids = set(grid.push_messages([train(1, 1900)]))
+    grid, log = sky(ONE_CLUSTER, {"A": [30.0]}, client=answering(900))
+    ids = set(grid.push_messages([train(1, 100)]))
     while not grid.is_over:
         grid.pull_messages(ids)
     assert (grid.now_s, log[-1]["event"], log[-1]["phase"]) == (10_000.0, "unfinished", "up")
+    assert log[-1]["crossed"] == [[1000.0, 500.0]]
     assert [grid.pull_messages(ids), grid.send_and_receive([train(1, 100)])] == [[], []]
 
 
