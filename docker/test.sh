@@ -97,12 +97,12 @@ build() {
     say "downloading Python packages"
     # Word splitting is wanted: PIP_ARGS holds several arguments.
     # shellcheck disable=SC2086
-    "$PYTHON" -m pip --disable-pip-version-check download -q $PIP_ARGS -d "$work/wheels" -r requirements.txt
+    "$PYTHON" -m pip --disable-pip-version-check download $PIP_ARGS -d "$work/wheels" -r requirements.txt
     rm -rf docker/wheelhouse && mkdir docker/wheelhouse && cp -l "$work"/wheels/* docker/wheelhouse/ 2>/dev/null \
       || cp "$work"/wheels/* docker/wheelhouse/
     say "building the image on $BASE_IMAGE"
-    docker build -q -f docker/Dockerfile -t "$project" --build-arg BASE_IMAGE="$BASE_IMAGE" \
-        --build-arg PIP_ARGS="--no-index --find-links /wheels" . >/dev/null
+    docker build -f docker/Dockerfile -t "$project" --build-arg BASE_IMAGE="$BASE_IMAGE" \
+        --build-arg PIP_ARGS="--no-index --find-links /wheels" .
     docker image ls "$project" --format 'test-docker: the image holds {{.Size}}'
 }
 
