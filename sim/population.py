@@ -30,6 +30,9 @@ class Cluster:
         Above the WGS84 ellipsoid, in [-500, 9000].
     elevation_mask_deg : float
         In [0, 90): a satellite below it is out of contact.
+    radius_km : float
+        How far around the centre its devices live, in [0, 2000]; only a sky that asks for the contact of
+        whole areas looks at it.
 
     Raises
     ------
@@ -42,6 +45,7 @@ class Cluster:
     longitude_deg: float
     altitude_m: float = 0.0
     elevation_mask_deg: float = 10.0
+    radius_km: float = 0.0
 
     def __post_init__(self) -> None:
         raise_faults(self._faults())
@@ -66,6 +70,8 @@ class Cluster:
                 f"elevation_mask_deg must be in [0, 90), got {self.elevation_mask_deg} {of}; "
                 "masks are degrees above the horizon"
             )
+        if not 0.0 <= self.radius_km <= 2000.0:
+            faults.append(f"radius_km must be in [0, 2000], got {self.radius_km} {of}")
         return faults
 
 

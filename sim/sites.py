@@ -30,6 +30,7 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "longitude_deg": ("longitude_deg", "lon_deg", "longitude", "lon"),
     "altitude_m": ("altitude_m", "alt_m", "altitude", "alt"),
     "elevation_mask_deg": ("elevation_mask_deg", "mask_deg", "mask"),
+    "radius_km": ("radius_km", "radius"),
 }
 _REQUIRED = ("name", "latitude_deg", "longitude_deg")
 
@@ -61,8 +62,9 @@ def read_sites(path: Path | str, *, elevation_mask_deg: float = 10.0) -> tuple[C
     """Read sites from a CSV file with a header line.
 
     Columns, in any order: ``name``, ``latitude_deg``, ``longitude_deg``, and optionally
-    ``altitude_m`` (0) and ``elevation_mask_deg``. Common short names (``site``, ``lat``, ``lon``,
-    ``alt``, ``mask``, also with ``_deg`` or ``_m``) are understood; other columns are ignored.
+    ``altitude_m`` (0), ``elevation_mask_deg`` and ``radius_km`` (0). Common short names
+    (``site``, ``lat``, ``lon``, ``alt``, ``mask``, also with ``_deg`` or ``_m``) are understood; other
+    columns are ignored.
 
     Parameters
     ----------
@@ -140,6 +142,7 @@ def _site(row: Mapping[str, str | None], columns: Mapping[str, str], mask_deg: f
 
     latitude_deg, longitude_deg = number("latitude_deg", None), number("longitude_deg", None)
     altitude_m, own_mask_deg = number("altitude_m", 0.0), number("elevation_mask_deg", mask_deg)
+    radius_km = number("radius_km", 0.0)
     raise_faults(faults)
     return Cluster(
         name="-".join((row.get(columns["name"]) or "").split()),
@@ -147,4 +150,5 @@ def _site(row: Mapping[str, str | None], columns: Mapping[str, str], mask_deg: f
         longitude_deg=longitude_deg,
         altitude_m=altitude_m,
         elevation_mask_deg=own_mask_deg,
+        radius_km=radius_km,
     )

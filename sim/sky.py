@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from sim.area import common_windows, corners
 from sim.contact import WindowTable, find_window_table
 from sim.elements import read_elements
 from sim.faults import raise_faults
@@ -52,6 +55,9 @@ class SkySettings:
     serving : str
         ``any``: every satellite serves the server, through inter-satellite links. Or the name of the
         one satellite that is the server.
+    area : {"centre", "all"}
+        A cluster is in contact when its centre is, or when all of the circle of its ``radius_km`` is. The
+        rate is that at the centre either way.
     """
 
     elements: str = "walker"
@@ -66,6 +72,7 @@ class SkySettings:
     step_s: float = 60.0
     ut1_utc_s: float = 0.0
     serving: str = "any"
+    area: Literal["centre", "all"] = "centre"
 
 
 def load_satellites(sky: SkySettings) -> tuple[Satellite, ...]:
@@ -123,7 +130,7 @@ def build_plan(
     sky : SkySettings
         Satellites and span.
     clusters : Sequence[Cluster]
-        In contact when their centre is.
+        In contact when their centre is, or all of them, as ``sky.area`` says.
     link : Link
         The same for all; the rate at any moment is that of the best satellite in view.
     on_notice : callable
@@ -143,14 +150,30 @@ def build_plan(
     satellites = load_satellites(sky)
     start = start_of(sky, satellites)
     notice_age(satellites, start, sky.span_s, on_notice)
-    table = find_window_table(
-        satellites, clusters, start=start, span_s=sky.span_s, step_s=sky.step_s, ut1_utc_s=sky.ut1_utc_s
-    )
+    table = _windows(sky, satellites, clusters, start)
     for left_out in table.left_out:
         on_notice(f"satellite {left_out.satellite} is left out: {left_out.reason}")
     return plan_from_windows(
         table, satellites, clusters, link, start=start, span_s=sky.span_s, ut1_utc_s=sky.ut1_utc_s
     )
+
+
+def _windows(
+    sky: SkySettings, satellites: Sequence[Satellite], clusters: Sequence[Cluster], start: dt.datetime
+) -> WindowTable:
+    """Return the windows of the clusters, as centres or as areas."""
+    if sky.area not in ("centre", "all"):
+        raise ValueError(f"area must be 'centre' or 'all', got {sky.area!r}")
+    groups = [corners(cluster) if sky.area == "all" else (cluster,) for cluster in clusters]
+    sites = [site for group in groups for site in group]
+    table = find_window_table(
+        satellites, sites, start=start, span_s=sky.span_s, step_s=sky.step_s, ut1_utc_s=sky.ut1_utc_s
+    )
+    if len(sites) == len(clusters):
+        return table
+    ends = np.cumsum([len(group) for group in groups])
+    members = [range(end - len(group), end) for end, group in zip(ends, groups, strict=True)]
+    return common_windows(table, members, [cluster.name for cluster in clusters])
 
 
 def plan_from_windows(
