@@ -11,6 +11,7 @@ import pyarrow.parquet
 from sim.plan import ContactPlan
 from sim.plan_ion import ION_SUFFIXES, ion_text, plan_from_ion
 from sim.plan_rows import COLUMNS, NUMBERS, Row, header, plan_from_rows, read_header, rows_of
+from sim.plan_stk import STK_COLUMNS
 
 _METADATA_KEY = b"ems-fl"
 _FORMATS = f".csv, .parquet, or {', '.join(ION_SUFFIXES)} for ION"
@@ -90,7 +91,7 @@ def _write_csv(plan: ContactPlan, path: Path) -> None:
 
 def _read_csv(path: Path) -> ContactPlan:
     lines = _text(path).splitlines()
-    if lines and lines[0].startswith("Start Time"):
+    if any(STK_COLUMNS[0] in line for line in lines[:5]):
         raise ValueError(
             f"{path.name}: an STK access report has no rates and no scenario start; read it with"
             " sim.plan_stk.read_stk and write it as .csv"

@@ -135,7 +135,7 @@ def test_unknown_suffixes_and_files_that_are_no_plans_are_refused(tmp_path: Path
     (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "b.csv").write_text("time,place\n1,2\n")
     (tmp_path / "c.parquet").write_text("no")
-    (tmp_path / "d.csv").write_text("Start Time (UTCG),Stop Time (UTCG)\n")
+    (tmp_path / "d.csv").write_text('\n"Start Time (UTCG)","Stop Time (UTCG)"\n')
     for name, message in (
         ("a.csv", "not a text file"),
         ("b.csv", "begins with a"),
