@@ -4,12 +4,14 @@ Nothing is shipped or downloaded. The text depends on the versions of the instal
 the same on one machine and differs a little between machines; `digest` names what was found.
 
 Each domain is two disjoint parts: what the maker of the demo model reads, and what the federated
-devices hold, so that fine-tuning has something to learn that the checkpoint has not seen.
+devices hold. Whole sections of documents go to one part or the other, so that the devices' text has
+words of its own, as private data has, and fine-tuning something to learn that the checkpoint has not seen.
 """
 
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
@@ -37,7 +39,21 @@ _SOURCES: tuple[tuple[str, Documents], ...] = (
 _MIN_CHARS = 60_000
 _MAX_CHARS = 360_000
 _PASSAGE_CHARS = 900
+_SECTION_CHARS = 24_000
 _MAKER_SHARE = 0.4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainText:
+    """One domain's passages: the maker's and the devices', no passage in both or twice."""
+
+    maker: tuple[str, ...]
+    devices: tuple[str, ...]
+
+    @property
+    def num_chars(self) -> int:
+        """Size of both parts together."""
+        return sum(map(len, self.maker + self.devices))
 
 
 def domains() -> dict[str, list[str]]:
@@ -54,7 +70,7 @@ def domains() -> dict[str, list[str]]:
     ValueError
         If fewer than 6 domains are found; names what is missing and how to get it.
     """
-    return {name: _split(passages)[1] for name, passages in _read_corpus().items()}
+    return {name: list(found.devices) for name, found in _read_corpus().items()}
 
 
 def maker_texts() -> dict[str, list[str]]:
@@ -62,25 +78,25 @@ def maker_texts() -> dict[str, list[str]]:
 
     Returns and raises as `domains`.
     """
-    return {name: _split(passages)[0] for name, passages in _read_corpus().items()}
+    return {name: list(found.maker) for name, found in _read_corpus().items()}
 
 
 def digest() -> str:
     """Name the text found on this machine: a SHA-256 in hex over every passage of every domain."""
     total = hashlib.sha256()
-    for name, passages in _read_corpus().items():
-        total.update(name.encode())
-        for passage in passages:
+    for name, found in _read_corpus().items():
+        total.update(f"{name} {len(found.maker)} {len(found.devices)}".encode())
+        for passage in (*found.maker, *found.devices):
             total.update(hashlib.sha256(passage.encode()).digest())
     return total.hexdigest()
 
 
 @lru_cache(maxsize=1)
-def _read_corpus() -> Mapping[str, tuple[str, ...]]:
+def _read_corpus() -> Mapping[str, DomainText]:
     return MappingProxyType(collect(_SOURCES))
 
 
-def collect(candidates: tuple[tuple[str, Documents], ...]) -> dict[str, tuple[str, ...]]:
+def collect(candidates: tuple[tuple[str, Documents], ...]) -> dict[str, DomainText]:
     """Read candidates in order until `NUM_DOMAINS` are found; a source that lacks is passed over.
 
     Raises
@@ -88,21 +104,20 @@ def collect(candidates: tuple[tuple[str, Documents], ...]) -> dict[str, tuple[st
     ValueError
         If fewer than `MIN_DOMAINS` have enough text.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, DomainText] = {}
     missing: list[str] = []
     for name, documents in candidates:
         if len(found) == NUM_DOMAINS:
             break
         try:
-            passages = cut(documents())
+            text = cut(documents())
         except (sources.SourceMissingError, OSError) as error:
             missing.append(f"{name}: {error}")
             continue
-        num_chars = sum(map(len, passages))
-        if num_chars < _MIN_CHARS:
-            missing.append(f"{name}: {num_chars} characters of text, {_MIN_CHARS} needed")
+        if text.num_chars < _MIN_CHARS:
+            missing.append(f"{name}: {text.num_chars} characters of text, {_MIN_CHARS} needed")
             continue
-        found[name] = passages
+        found[name] = text
     if len(found) < MIN_DOMAINS:
         raise ValueError(
             f"the embedded corpus needs at least {MIN_DOMAINS} domains of text, found {len(found)}"
@@ -113,31 +128,55 @@ def collect(candidates: tuple[tuple[str, Documents], ...]) -> dict[str, tuple[st
     return found
 
 
-def cut(documents: Iterator[str]) -> tuple[str, ...]:
-    """Cut documents into passages, drop paragraphs seen before, and keep a fixed sample up to the cap.
+def cut(documents: Iterator[str]) -> DomainText:
+    """Cut documents into passages, drop paragraphs seen before, and deal sections to maker and devices.
 
     A paragraph counts as seen when its words are, whatever their case, digits or spacing: licences and
     file headers repeat with another year, and a repeat must not stand in both a device's text and the
     held-out text.
     """
     seen: set[bytes] = set()
-    passages: list[str] = []
-    for document in documents:
-        kept: list[str] = []
-        size = 0
-        for paragraph in _paragraphs(document):
-            key = _fingerprint(paragraph)
-            if key in seen:
-                continue
-            seen.add(key)
-            kept.append(paragraph)
-            size += len(paragraph)
-            if size >= _PASSAGE_CHARS:
-                passages.append("\n\n".join(kept))
-                kept, size = [], 0
-        if kept:
-            passages.append("\n\n".join(kept))
-    return _sample(passages)
+    sections = [section for document in documents for section in _sections(_passages(document, seen))]
+    # By hash, so that a cap takes from all over a domain and not its first files.
+    sections.sort(key=lambda section: hashlib.sha256("\n".join(section).encode()).digest())
+    total = min(_MAX_CHARS, sum(len(passage) for section in sections for passage in section))
+    maker: list[str] = []
+    devices: list[str] = []
+    size = 0
+    for section in sections:
+        (maker if size < _MAKER_SHARE * total else devices).extend(section)
+        size += sum(map(len, section))
+        if size >= total:
+            break
+    return DomainText(maker=tuple(maker), devices=tuple(devices))
+
+
+def _passages(document: str, seen: set[bytes]) -> Iterator[str]:
+    """Yield unseen paragraphs joined to about `_PASSAGE_CHARS`; adds to ``seen``."""
+    kept: list[str] = []
+    for paragraph in _paragraphs(document):
+        key = _fingerprint(paragraph)
+        if key in seen:
+            continue
+        seen.add(key)
+        kept.append(paragraph)
+        if sum(map(len, kept)) >= _PASSAGE_CHARS:
+            yield "\n\n".join(kept)
+            kept = []
+    if kept:
+        yield "\n\n".join(kept)
+
+
+def _sections(passages: Iterator[str]) -> Iterator[list[str]]:
+    """Yield runs of neighbouring passages of about `_SECTION_CHARS`, what remains last."""
+    section: list[str] = []
+    for passage in passages:
+        section.append(passage)
+        if sum(map(len, section)) >= _SECTION_CHARS:
+            yield section
+            section = []
+    if section:
+        yield section
 
 
 def _paragraphs(document: str) -> Iterator[str]:
@@ -159,21 +198,3 @@ def _fingerprint(paragraph: str) -> bytes:
     words = re.sub(r"[\W\d_]+", " ", paragraph.lower()).strip()
     # Numeric text has no words: there the numbers are the content.
     return hashlib.sha256((words if len(words) > 20 else paragraph.strip()).encode()).digest()
-
-
-def _sample(passages: list[str]) -> tuple[str, ...]:
-    """Order passages by their hash, so that a cap takes from all over a domain and not its first files."""
-    total = 0
-    kept: list[str] = []
-    for passage in sorted(set(passages), key=lambda text: hashlib.sha256(text.encode()).digest()):
-        total += len(passage)
-        if total > _MAX_CHARS:
-            break
-        kept.append(passage)
-    return tuple(kept)
-
-
-def _split(passages: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Deal passages to the maker and to the devices; their order is by hash already."""
-    num_maker = int(len(passages) * _MAKER_SHARE)
-    return list(passages[:num_maker]), list(passages[num_maker:])

@@ -1,0 +1,79 @@
+"""Cached folders are complete or absent, whoever asks and whatever fails."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from demo import cache
+
+
+def _write(folder: Path) -> None:
+    (folder / "file").write_text("made")
+
+
+def test_a_folder_is_made_once_and_then_found(tmp_path: Path) -> None:
+    made: list[Path] = []
+
+    def make(folder: Path) -> None:
+        made.append(folder)
+        _write(folder)
+
+    for _ in range(2):
+        found = cache.ensure(tmp_path / "kind" / "key", make, print)
+        assert (found / "file").read_text() == "made"
+    assert len(made) == 1
+
+
+def test_a_maker_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def make(folder: Path) -> None:
+        _write(folder)
+        raise ValueError("no text")
+
+    with pytest.raises(ValueError, match="no text"):
+        cache.ensure(tmp_path / "key", make, print)
+    assert [path.name for path in tmp_path.iterdir()] == ["key.lock"]
+    assert (cache.ensure(tmp_path / "key", _write, print) / "file").is_file()
+
+
+def test_a_second_asker_waits_for_the_first_and_says_so(tmp_path: Path) -> None:
+    began, may_end = threading.Event(), threading.Event()
+    said: list[str] = []
+    makers: list[Path] = []
+
+    def slow(folder: Path) -> None:
+        makers.append(folder)
+        began.set()
+        assert may_end.wait(30)
+        _write(folder)
+
+    def hear(text: str) -> None:
+        said.append(text)
+        may_end.set()
+
+    first = threading.Thread(target=cache.ensure, args=(tmp_path / "key", slow, print))
+    first.start()
+    assert began.wait(30)
+    cache.ensure(tmp_path / "key", slow, hear)
+    first.join()
+    assert len(makers) == 1
+    assert said == ["waiting for another process that is making key"]
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("EMS_FL_CACHE", str(tmp_path / "own"))
+    assert cache.root() == tmp_path / "own"
+    monkeypatch.delenv("EMS_FL_CACHE")
+    assert cache.root() == tmp_path / "xdg" / "ems-fl"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache.root() == tmp_path / ".cache" / "ems-fl"
+
+
+def test_other_keys_have_another_place() -> None:
+    assert cache.folder("kind", "a", "b") == cache.folder("kind", "a", "b")
+    assert (
+        len({cache.folder("kind", "a", "b"), cache.folder("kind", "a", "c"), cache.folder("other", "a", "b")})
+        == 3
+    )

@@ -1,0 +1,100 @@
+"""The embedded corpus: enough text, clearly different, no passage twice, refusals when it lacks."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from demo import corpus, sources
+
+
+def test_eight_domains_of_enough_text_are_found() -> None:
+    found = corpus.domains()
+    assert len(found) == corpus.NUM_DOMAINS
+    for name, passages in found.items():
+        held = sum(map(len, passages))
+        made_from = sum(map(len, corpus.maker_texts()[name]))
+        assert 60_000 <= held + made_from < 360_000 + 30_000, name
+        assert 0.3 < made_from / (held + made_from) < 0.5, name
+        assert len(passages) >= 100, f"{name}: twelve devices and a held-out set need passages"
+
+
+def test_no_passage_is_in_two_places() -> None:
+    everything = [
+        passage
+        for part in (corpus.domains(), corpus.maker_texts())
+        for passages in part.values()
+        for passage in passages
+    ]
+    assert len(everything) == len(set(everything))
+
+
+def test_domains_differ_in_their_words() -> None:
+    # Mean over domains of the words of one that are also in the next: real domains overlap somewhat,
+    # two halves of one domain overlap much more.
+    words = {name: set(" ".join(passages).split()) for name, passages in corpus.domains().items()}
+    other = {name: set(" ".join(passages).split()) for name, passages in corpus.maker_texts().items()}
+
+    def overlap(left: set[str], right: set[str]) -> float:
+        return len(left & right) / len(left | right)
+
+    for name in words:
+        within = overlap(words[name], other[name])
+        across = max(overlap(words[name], other[rival]) for rival in words if rival != name)
+        assert within > across, name
+
+
+def test_the_text_is_the_same_at_every_reading() -> None:
+    first = corpus.digest()
+    corpus._read_corpus.cache_clear()
+    assert corpus.digest() == first
+    assert len(first) == 64
+
+
+def _letters(number: int) -> str:
+    """Spell a number in letters: paragraphs that differ in digits alone count as repeats."""
+    return "".join("abcdefghij"[int(digit)] for digit in f"{number:06d}")
+
+
+def _words(prefix: str, num_paragraphs: int) -> Iterator[str]:
+    for number in range(num_paragraphs):
+        yield f"{prefix} paragraph called {_letters(number)} " + "and more of the same " * 40
+
+
+def _missing() -> Iterator[str]:
+    raise sources.SourceMissingError("the package 'nowhere' is not installed")
+    yield ""
+
+
+def test_a_missing_source_is_replaced_by_the_one_in_reserve() -> None:
+    present = [(f"d{n}", lambda n=n: _words(f"domain{'x' * n}", 100)) for n in range(8)]
+    found = corpus.collect((("lost", _missing), *present))
+    assert list(found) == [f"d{n}" for n in range(8)]
+
+
+def test_six_domains_are_enough_and_five_are_refused_with_what_is_missing() -> None:
+    present = [(f"d{n}", lambda n=n: _words(f"domain{'x' * n}", 100)) for n in range(6)]
+    short = ("short", lambda: _words("short", 3))
+    assert len(corpus.collect((*present, ("lost", _missing), short))) == 6
+    with pytest.raises(
+        ValueError, match=r"at least 6.*found 5.*lost: the package 'nowhere'.*short: \d+ char"
+    ):
+        corpus.collect((*present[:5], ("lost", _missing), short))
+
+
+def test_a_paragraph_repeated_with_another_year_is_kept_once() -> None:
+    text = "Copyright {} by the authors of this very fine program, all rights reserved by them."
+    found = corpus.cut(iter([text.format(1999), text.format(2024), "Something else entirely stands here."]))
+    assert len(found.maker + found.devices) == 2
+
+
+def test_numbers_count_as_content_where_there_are_no_words() -> None:
+    found = corpus.cut(iter(["0 1 2 3", "0 1 2 4", "0 1 2 3"]))
+    assert sorted(found.maker + found.devices) == ["0 1 2 3", "0 1 2 4"]
+
+
+def test_text_without_blank_lines_is_cut_into_passages() -> None:
+    minified = "".join(f"function {_letters(n)}(a){{return a+{n}}};" for n in range(4000))
+    found = corpus.cut(iter([minified]))
+    assert max(map(len, found.maker + found.devices)) <= 3 * 900
+    assert len(found.maker) > 5
+    assert len(found.devices) > 5
