@@ -7,40 +7,46 @@ half-written is ever found.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import mkdtemp
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from peft.tuners.lora.layer import ParamWrapper
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moe.blocks import MoEBlock
-from moe.experts import ExpertArrays, ParameterKey, Tuning
-from moe.factors import check_arrays, frozen_factor
+from moe.card import adapter_card
+from moe.experts import ExpertArrays, ExpertId, Tuning
+from moe.factors import check_arrays
 from moe.layout import layout_of, open_storage
-from moe.merge import merged_experts
+from moe.merge import changed_experts, merged_experts
+from moe.packing import ADAPTER_FILE, adapter_config, pack, read_changes
 from moe.quiet import quiet_peft
 from moe.shards import TORCH_DTYPES, open_checkpoint
 from moe.storage import Storage
 from moe.submodel import load_full
 
-_ADAPTER_FILE = "adapter_model.safetensors"
+_ORIGIN_FILE = "ems_fl.json"
 # Per tensor, for the fingerprint: enough places to notice any training, few enough for 100 GB.
 _SAMPLES = 32
 _SAMPLE_BYTES = 256
 
 
-def export_adapter(path: str | Path, arrays: ExpertArrays, tuning: Tuning, out_dir: str | Path) -> Path:
+def export_adapter(
+    path: str | Path,
+    arrays: ExpertArrays,
+    tuning: Tuning,
+    out_dir: str | Path,
+    *,
+    about: Mapping[str, str] | None = None,
+) -> Path:
     """Write one PEFT LoRA adapter of the full model that holds every tuned expert.
 
-    An expert without arrays gets a zero change. The factors are packed into PEFT's layout for fused
-    parameters: ``lora_A`` ``[E*r, in]`` with the expert slowest, ``lora_B`` ``[out, r*E]`` with the
-    expert fastest; nothing is rounded or re-factored, and it is float32.
+    An expert without arrays gets a zero change. Nothing is rounded or re-factored; it is float32.
 
     Parameters
     ----------
@@ -52,6 +58,8 @@ def export_adapter(path: str | Path, arrays: ExpertArrays, tuning: Tuning, out_d
         Must be ``ffa``.
     out_dir : str or Path
         Folder to make; it must not exist, or be empty.
+    about : Mapping[str, str], optional
+        What the model card says of the run besides base, tuning and versions: title -> text.
 
     Returns
     -------
@@ -69,20 +77,14 @@ def export_adapter(path: str | Path, arrays: ExpertArrays, tuning: Tuning, out_d
         )
     storage = open_storage(path)
     check_arrays(arrays, layout_of(storage), tuning)
-    if any(block.num_experts == 1 for block in storage.blocks.values()):
-        raise ValueError("PEFT cannot adapt a layer that has one expert (peft 0.21.2); use export_merged")
-    config = _adapter_config(storage, tuning)
-    expected = _expected_tensors(storage, config)
-    packed = _pack(storage, arrays, tuning)
-    if {key: value.shape for key, value in packed.items()} != expected:
-        raise ValueError(
-            "the adapter's tensors are not those PEFT asks for: missing "
-            f"{sorted(expected.keys() - packed.keys())[:3]}, unexpected "
-            f"{sorted(packed.keys() - expected.keys())[:3]}; use export_merged for this family"
-        )
+    config = adapter_config(storage, tuning)
+    packed = pack(storage, config, arrays, tuning)
     with _new_folder(out_dir) as folder:
-        save_file(packed, folder / _ADAPTER_FILE, metadata={"format": "pt"})
+        save_file(packed, folder / ADAPTER_FILE, metadata={"format": "pt"})
         config.save_pretrained(str(folder))
+        origin = {"base_fingerprint": fingerprint(path), "tuning": asdict(tuning)}
+        (folder / _ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(adapter_card(storage, tuning, about or {}), encoding="utf-8")
     return Path(out_dir)
 
 
@@ -96,7 +98,7 @@ def load_adapter(path: str | Path, adapter: str | Path, *, dtype: torch.dtype | 
     ValueError
         If tensors are missing, unknown, or did not arrive in the model as they are in the file.
     """
-    stored = load_file(Path(adapter) / _ADAPTER_FILE)
+    stored = load_file(Path(adapter) / ADAPTER_FILE)
     with quiet_peft():
         model = PeftModel.from_pretrained(load_full(path, dtype=dtype), str(adapter)).eval()
     loaded = get_peft_model_state_dict(model)
@@ -133,19 +135,26 @@ def export_merged(path: str | Path, arrays: ExpertArrays, tuning: Tuning, out_di
     """
     storage = open_storage(path)
     check_arrays(arrays, layout_of(storage), tuning)
-    base = storage.checkpoint
-    with _new_folder(out_dir) as folder:
-        for file in sorted(base.folder.iterdir()):
-            if file.is_file():
-                shutil.copyfile(file, folder / file.name)
-        for expert, fused in merged_experts(storage, arrays, tuning):
-            sources = storage.expert_names(expert.layer, expert.index)
-            for name, value in storage.to_disk(expert.layer, expert.index, fused).items():
-                spec = base.tensors[name]
-                row = sources[name]
-                start = spec.start if row is None else spec.start + row * (spec.num_bytes // spec.shape[0])
-                _patch(folder / spec.file.name, start, value.to(TORCH_DTYPES[spec.dtype]))
-    return Path(out_dir)
+    return _write_merged(storage, merged_experts(storage, arrays, tuning), out_dir)
+
+
+def merge_adapter(path: str | Path, adapter: str | Path, out_dir: str | Path) -> Path:
+    """Write a checkpoint with an exported adapter merged in; as `export_merged`, from the file alone.
+
+    Raises
+    ------
+    ValueError
+        If the adapter was exported from another base, or does not fit this one, or ``out_dir`` is in use.
+    """
+    storage = open_storage(path)
+    origin = _origin(Path(adapter))
+    if origin not in (None, fingerprint(path)):
+        raise ValueError(
+            f"adapter {adapter} was trained on a base with fingerprint {origin}, and {path} has "
+            f"{fingerprint(path)}; give the base it was trained on"
+        )
+    change = read_changes(storage, Path(adapter))
+    return _write_merged(storage, changed_experts(storage, layout_of(storage).experts, change), out_dir)
 
 
 def fingerprint(path: str | Path) -> str:
@@ -179,57 +188,32 @@ def fingerprint(path: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _adapter_config(storage: Storage, tuning: Tuning) -> LoraConfig:
-    targets = [
-        f"{block.path}.{name}" for block in storage.blocks.values() for name in block.projections.values()
-    ]
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=tuning.lora_rank,
-        lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]
-        target_modules=[],
-        target_parameters=targets,
-    )
-    config.base_model_name_or_path = str(storage.checkpoint.folder)
-    config.inference_mode = True
-    return config
+def _write_merged(
+    storage: Storage, experts: Iterable[tuple[ExpertId, dict[str, Tensor]]], out_dir: str | Path
+) -> Path:
+    """Copy a checkpoint and put these experts in the place of its own."""
+    base = storage.checkpoint
+    with _new_folder(out_dir) as folder:
+        for file in sorted(base.folder.iterdir()):
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
+        for expert, fused in experts:
+            sources = storage.expert_names(expert.layer, expert.index)
+            for name, value in storage.to_disk(expert.layer, expert.index, fused).items():
+                spec = base.tensors[name]
+                row = sources[name]
+                start = spec.start if row is None else spec.start + row * (spec.num_bytes // spec.shape[0])
+                _patch(folder / spec.file.name, start, value.to(TORCH_DTYPES[spec.dtype]))
+    return Path(out_dir)
 
 
-def _expected_tensors(storage: Storage, config: LoraConfig) -> dict[str, torch.Size]:
-    """Return what PEFT itself would save for this base and configuration; nothing is allocated."""
-    with torch.device("meta"), quiet_peft():
-        model = get_peft_model(storage.model, config, low_cpu_mem_usage=True)
-    return {key: value.shape for key, value in get_peft_model_state_dict(model).items()}
-
-
-def _pack(storage: Storage, arrays: ExpertArrays, tuning: Tuning) -> dict[str, Tensor]:
-    """Return the adapter's tensors; ``storage.model`` must carry PEFT's wrappers, which give the names."""
-    packed: dict[str, Tensor] = {}
-    by_path = {block.path: block for block in storage.blocks.values()}
-    for name, module in storage.model.named_modules():
-        if isinstance(module, ParamWrapper):
-            block = by_path[name.replace(".base_layer", "")]
-            a_factor, b_factor = _pack_block(block, module.parameter_name, arrays, tuning)
-            packed[f"base_model.model.{name}.lora_A.weight"] = a_factor
-            packed[f"base_model.model.{name}.lora_B.weight"] = b_factor
-    return packed
-
-
-def _pack_block(
-    block: MoEBlock, parameter: str, arrays: ExpertArrays, tuning: Tuning
-) -> tuple[Tensor, Tensor]:
-    projection = next(key for key, name in block.projections.items() if name == parameter)
-    out_features, in_features = block.shape(projection)
-    rank, count = tuning.lora_rank, block.num_experts
-    a_factor = np.empty((count * rank, in_features), np.float32)
-    b_factor = np.zeros((out_features, rank * count), np.float32)
-    for index in range(count):
-        key = ParameterKey(block.layer, index, f"{projection}.lora_A")
-        a_factor[index * rank : (index + 1) * rank] = frozen_factor(tuning, key, in_features)
-        value = arrays.get(ParameterKey(block.layer, index, f"{projection}.lora_B"))
-        if value is not None:
-            b_factor[:, index::count] = value
-    return torch.from_numpy(a_factor), torch.from_numpy(b_factor)
+def _origin(adapter: Path) -> str | None:
+    """Return the fingerprint of the base an adapter was exported from, if it says."""
+    file = adapter / _ORIGIN_FILE
+    if not file.is_file():
+        return None
+    origin: str | None = json.loads(file.read_text(encoding="utf-8")).get("base_fingerprint")
+    return origin
 
 
 def _patch(file: Path, start: int, value: Tensor) -> None:

@@ -1,6 +1,7 @@
 """Put tuned experts back into the full model, in memory or on disk, always from the base."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from moe.blocks import MoEBlock, find_blocks
+from moe.blocks import find_blocks
 from moe.experts import ExpertArrays, ExpertId, ParameterKey, Tuning
 from moe.factors import check_arrays, frozen_factor
 from moe.layout import layout_of, open_storage
@@ -59,6 +60,10 @@ class MergedModel:
             getattr(self._blocks[expert.layer].experts, name).data[expert.index].copy_(value[0])
 
 
+Change = Callable[[ExpertId, str, int], Tensor | None]
+"""Expert, projection and its in_features -> change of its weight ``[out, in]``, float32; None where none."""
+
+
 def merged_experts(
     storage: Storage, arrays: ExpertArrays, tuning: Tuning
 ) -> Iterator[tuple[ExpertId, dict[str, Tensor]]]:
@@ -66,13 +71,24 @@ def merged_experts(
 
     They are float32 where changed: the sum of base and change is rounded once, by whoever stores it.
     """
-    for expert in sorted({key.expert for key in arrays}):
+    experts = sorted({key.expert for key in arrays})
+    if tuning.method == "full":
+        yield from _replaced(storage, experts, arrays)
+    else:
+        yield from changed_experts(storage, experts, partial(lora_change, arrays, tuning))
+
+
+def changed_experts(
+    storage: Storage, experts: Iterable[ExpertId], change: Change
+) -> Iterator[tuple[ExpertId, dict[str, Tensor]]]:
+    """Yield each expert with its change added, as `merged_experts`."""
+    for expert in experts:
         fused = storage.read_expert(expert.layer, expert.index)
         block = storage.blocks[expert.layer]
         for projection, name in block.projections.items():
-            merged = _merged(block, fused[name], arrays, tuning, expert, projection)
-            if merged is not None:
-                fused[name] = merged
+            added = change(expert, projection, block.shape(projection)[1])
+            if added is not None:
+                fused[name] = fused[name].float() + (added.T if block.is_transposed else added)
         yield expert, fused
 
 
@@ -83,24 +99,23 @@ def lora_change(
     b_factor = arrays.get(ParameterKey(expert.layer, expert.index, f"{projection}.lora_B"))
     if b_factor is None or not b_factor.any():
         return None
-    a_factor = frozen_factor(
-        tuning, ParameterKey(expert.layer, expert.index, f"{projection}.lora_A"), in_features
+    key = ParameterKey(expert.layer, expert.index, f"{projection}.lora_A")
+    product = torch.from_numpy(np.ascontiguousarray(b_factor)) @ torch.from_numpy(
+        frozen_factor(tuning, key, in_features)
     )
-    product = torch.from_numpy(np.ascontiguousarray(b_factor)) @ torch.from_numpy(a_factor)
     return product * (tuning.lora_alpha / tuning.lora_rank)
 
 
-def _merged(
-    block: MoEBlock, base: Tensor, arrays: ExpertArrays, tuning: Tuning, expert: ExpertId, projection: str
-) -> Tensor | None:
-    """Return one projection's merged tensor ``[1, ...]`` as stored, or None where nothing changes."""
-    if tuning.method == "full":
-        value = arrays.get(ParameterKey(expert.layer, expert.index, f"{projection}.weight"))
-        if value is None:
-            return None
-        weight = torch.from_numpy(np.ascontiguousarray(value))
-        return (weight.T if block.is_transposed else weight)[None]
-    change = lora_change(arrays, tuning, expert, projection, block.shape(projection)[1])
-    if change is None:
-        return None
-    return base.float() + (change.T if block.is_transposed else change)
+def _replaced(
+    storage: Storage, experts: Iterable[ExpertId], arrays: ExpertArrays
+) -> Iterator[tuple[ExpertId, dict[str, Tensor]]]:
+    """Yield each expert with the weights that the arrays give it."""
+    for expert in experts:
+        fused = storage.read_expert(expert.layer, expert.index)
+        block = storage.blocks[expert.layer]
+        for projection, name in block.projections.items():
+            value = arrays.get(ParameterKey(expert.layer, expert.index, f"{projection}.weight"))
+            if value is not None:
+                weight = torch.from_numpy(np.ascontiguousarray(value))
+                fused[name] = (weight.T if block.is_transposed else weight)[None]
+        yield expert, fused

@@ -1,0 +1,49 @@
+"""The model card that goes with an exported adapter."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from moe.experts import Tuning
+from moe.layout import layout_of
+from moe.storage import Storage
+
+_METHOD = "LoRA on the routed experts, `A` frozen and seeded, only `B` trained (FFA-LoRA, arXiv 2403.12313)"
+
+
+def adapter_card(storage: Storage, tuning: Tuning, about: Mapping[str, str]) -> str:
+    """Return the text of a README.md in the hub's form.
+
+    Parameters
+    ----------
+    storage : Storage
+        The base.
+    tuning : Tuning
+        How the experts were tuned.
+    about : Mapping[str, str]
+        Sections of the caller's: title -> Markdown.
+    """
+    base = storage.checkpoint.config.get("_name_or_path") or storage.checkpoint.folder.name
+    layout = layout_of(storage)
+    versions = ", ".join(f"{name} {version(name)}" for name in ("transformers", "peft", "torch"))
+    lines = [
+        "---",
+        "library_name: peft",
+        "tags: [mixture-of-experts, federated-learning, lora]",
+        "---",
+        "",
+        f"# Experts of {base}, tuned by EMS-FL",
+        "",
+        f"- base: {base} ({layout.family}, {len(layout.layers)} MoE layers, top-{layout.top_k})",
+        f"- tuned: {_METHOD}, rank {tuning.lora_rank}, alpha {tuning.lora_alpha:g}",
+        f"- made with: {versions}; older versions of PEFT read the factors in another order",
+        "",
+        "```python",
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM",
+        "",
+        'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("<base>"), "<this folder>")',
+        "```",
+    ]
+    for title, text in about.items():
+        lines += ["", f"## {title}", "", text]
+    return "\n".join([*lines, ""])
