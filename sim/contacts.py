@@ -10,13 +10,21 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from sim.contact import WindowTable, find_window_table
+from sim.contact import WindowTable
 from sim.link import PRESETS, Link, fixed_link, link_preset
 from sim.orbit import Satellite
 from sim.plan import ContactPlan
+from sim.planning import plan_from_windows
 from sim.population import Cluster
 from sim.sites import DEFAULT_SITES, default_clusters, read_sites
-from sim.sky import SkySettings, load_satellites, notice_age, plan_from_windows, start_of
+from sim.sky import (
+    SkySettings,
+    find_cluster_windows,
+    gateway_wait_s,
+    load_satellites,
+    notice_age,
+    start_of,
+)
 
 EXAMPLES = """examples:
   the demo's sky over its eight places, with a picture
@@ -85,15 +93,7 @@ def _find(options: argparse.Namespace) -> Found:
         satellites = chosen
     start = start_of(settings, satellites)
     notice_age(satellites, start, settings.span_s, _notice)
-    table = find_window_table(
-        satellites,
-        clusters,
-        start=start,
-        span_s=settings.span_s,
-        step_s=settings.step_s,
-        ut1_utc_s=settings.ut1_utc_s,
-        with_peaks=True,
-    )
+    table = find_cluster_windows(settings, satellites, clusters, start, with_peaks=True)
     for left_out in table.left_out:
         _notice(f"satellite {left_out.satellite} is left out: {left_out.reason}")
     plan = plan_from_windows(
@@ -104,6 +104,7 @@ def _find(options: argparse.Namespace) -> Found:
         start=start,
         span_s=settings.span_s,
         ut1_utc_s=settings.ut1_utc_s,
+        wait_s=gateway_wait_s(settings, satellites, start, table),
     )
     return Found(
         start=start,
@@ -134,6 +135,8 @@ def _settings(options: argparse.Namespace) -> SkySettings:
         step_s=options.step,
         ut1_utc_s=options.ut1_utc,
         serving=options.serving,
+        area=options.area,
+        gateways=tuple(_site(text, options.mask) for text in options.gateway),
     )
 
 
@@ -212,7 +215,7 @@ def _write_windows(found: Found, path: Path) -> None:
 def _passes(found: Found) -> Iterator[tuple[object, ...]]:
     """Yield one row a pass, by site and time."""
     table = found.table
-    assert table.max_elevation_deg is not None
+    peaks_deg = table.max_elevation_deg  # an area has none
     order = sorted(range(len(table.rise_s)), key=lambda row: (table.site[row], table.rise_s[row]))
     for row in order:
         rise_s, set_s = float(table.rise_s[row]), float(table.set_s[row])
@@ -224,7 +227,7 @@ def _passes(found: Found) -> Iterator[tuple[object, ...]]:
             f"{rise_s:.4f}",
             f"{set_s:.4f}",
             f"{set_s - rise_s:.4f}",
-            f"{table.max_elevation_deg[row]:.4f}",
+            "" if peaks_deg is None else f"{peaks_deg[row]:.4f}",
             bool(table.rise_clipped[row]),
             bool(table.set_clipped[row]),
         )
@@ -239,10 +242,9 @@ def _utc(start: dt.datetime, time_s: float) -> str:
 def _report(found: Found, *, full: bool) -> Iterator[str]:
     """Yield the lines of the table: one a site, before it one a pass if asked for."""
     if full:
-        yield f"{'site':14} {'satellite':24} {'rise':24} {'set':24} {'seconds':>8} {'max deg':>7}"
+        yield f"{'site':14} {'satellite':24} {'rise':24} {'set':24} {'seconds':>10} {'max deg':>8}"
         for satellite, site, rise, set_, _, _, duration, peak, *_ in _passes(found):
-            seconds, degrees = float(str(duration)), float(str(peak))
-            yield f"{site!s:14} {satellite!s:24} {rise!s:24} {set_!s:24} {seconds:8.1f} {degrees:7.1f}"
+            yield f"{site!s:14} {satellite!s:24} {rise!s:24} {set_!s:24} {duration!s:>10} {peak!s:>8}"
         yield ""
     yield (
         f"{len(found.satellites)} satellites, {len(found.clusters)} sites, {found.span_s / 3600.0:g} h from "
@@ -250,18 +252,20 @@ def _report(found: Found, *, full: bool) -> Iterator[str]:
     )
     yield (
         f"{'site':14} {'contacts':>8} {'passes':>7} {'in contact':>10} {'mean s':>8} {'longest gap':>12} "
-        f"{'MB down':>12} {'MB up':>12}"
+        f"{'delay s':>9} {'MB down':>12} {'MB up':>12}"
     )
     for index, cluster in enumerate(found.clusters):
         contacts = found.plan.contacts[cluster.name]
         served_s = sum(contact.set_s - contact.rise_s for contact in contacts)
         edges_s = [0.0, *(edge for c in contacts for edge in (c.rise_s, c.set_s)), found.span_s]
         gap_s = max(later - earlier for earlier, later in zip(edges_s[::2], edges_s[1::2], strict=True))
+        delay_s = sum(contact.delay_s for contact in contacts) / len(contacts)
         passes = int((found.table.site == index).sum())
         down, up = (1e-6 * sum(c.capacity_bytes(way) for c in contacts) for way in ("down", "up"))
         yield (
             f"{cluster.name:14} {len(contacts):8} {passes:7} {served_s / found.span_s:10.2%} "
-            f"{served_s / len(contacts):8.0f} {gap_s / 3600.0:10.2f} h {down:12,.2f} {up:12,.2f}"
+            f"{served_s / len(contacts):8.0f} {gap_s / 3600.0:10.2f} h "
+            f"{delay_s:9.3f} {down:12,.2f} {up:12,.2f}"
         )
 
 
@@ -290,12 +294,25 @@ def _parser() -> argparse.ArgumentParser:
     sky.add_argument("--inclination", type=float, default=90.0, metavar="DEG", help="of the planes (90)")
     sky.add_argument("--altitude", type=float, default=550.0, metavar="KM", help="over the equator (550)")
     sky.add_argument("--serving", default="any", metavar="NAME", help="the one satellite that serves, or any")
+    sky.add_argument(
+        "--gateway",
+        action="append",
+        default=[],
+        metavar="NAME,LAT,LON[,M]",
+        help="satellites are not linked: they forward here, may be repeated",
+    )
     ground = parser.add_argument_group("sites (default: eight remote places)")
     ground.add_argument("--sites", metavar="CSV", help="columns name, latitude_deg, longitude_deg, ...")
     ground.add_argument(
         "--site", action="append", default=[], metavar="NAME,LAT,LON[,M]", help="may be repeated"
     )
     ground.add_argument("--mask", type=float, default=20.0, metavar="DEG", help="elevation mask (20)")
+    ground.add_argument(
+        "--area",
+        choices=("centre", "all"),
+        default="centre",
+        help="all: in contact while the whole radius_km of the CSV is (centre)",
+    )
     span = parser.add_argument_group("time")
     span.add_argument("--start", metavar="UTC", help="such as 2026-01-01T06:00 (the newest elements' epoch)")
     span.add_argument("--hours", type=float, default=24.0, help="length of the plan (24)")

@@ -26,6 +26,7 @@ class Pass(NamedTuple):
     satellite: Satellite
     rise_s: float
     set_s: float
+    wait_s: float = 0.0  # until the satellite can pass on what it was given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,8 @@ def merge_passes(
     Returns
     -------
     list[tuple[Contact, ...]]
-        Per cluster, sorted and disjoint. The delay is that of the mean distance of the nearest satellite.
+        Per cluster, sorted and disjoint. The delay is that of the mean distance of the nearest satellite
+        and the mean wait of its passes.
     """
     drafts = [_draft(site, group, knot_s) for site, own in enumerate(passes) for group in _overlapping(own)]
     _measure(drafts, sites_km, start, ut1_utc_s)
@@ -147,8 +149,14 @@ def _contact(draft: _Draft, link: Link) -> Contact:
         time_s=time_s,
         down_bytes_per_s=rates[0],
         up_bytes_per_s=rates[1],
-        delay_s=link.delay_s(float(draft.nearest_km.mean())),
+        delay_s=link.delay_s(float(draft.nearest_km.mean())) + _mean_wait_s(draft.passes),
     )
+
+
+def _mean_wait_s(passes: Sequence[Pass]) -> float:
+    """Return the wait of the passes, longer ones counting for more; a contact has one delay."""
+    lengths_s = [each.set_s - each.rise_s for each in passes]
+    return sum(n * each.wait_s for n, each in zip(lengths_s, passes, strict=True)) / sum(lengths_s)
 
 
 def _join(draft: _Draft, values: Sequence[FloatArray]) -> tuple[FloatArray, list[FloatArray]]:

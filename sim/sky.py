@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.area import common_windows, corners
 from sim.contact import WindowTable, find_window_table
 from sim.elements import read_elements
-from sim.faults import raise_faults
-from sim.geodesy import site_positions_km
 from sim.link import Link
-from sim.merge import Pass, merge_passes
 from sim.orbit import Satellite
-from sim.plan import DIRECTIONS, Contact, ContactPlan
+from sim.plan import ContactPlan
+from sim.planning import plan_from_windows
 from sim.population import Cluster
+from sim.relay import forward_wait_s
 from sim.walker import walker
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,9 @@ class SkySettings:
     area : {"centre", "all"}
         A cluster is in contact when its centre is, or when all of the circle of its ``radius_km`` is. The
         rate is that at the centre either way.
+    gateways : tuple[Cluster, ...]
+        Where satellites without inter-satellite links reach the server: they store and forward, and the
+        delay of a contact grows by the measured wait (see `sim.relay`). Empty: satellites are linked.
     """
 
     elements: str = "walker"
@@ -73,6 +76,7 @@ class SkySettings:
     ut1_utc_s: float = 0.0
     serving: str = "any"
     area: Literal["centre", "all"] = "centre"
+    gateways: tuple[Cluster, ...] = ()
 
 
 def load_satellites(sky: SkySettings) -> tuple[Satellite, ...]:
@@ -150,25 +154,35 @@ def build_plan(
     satellites = load_satellites(sky)
     start = start_of(sky, satellites)
     notice_age(satellites, start, sky.span_s, on_notice)
-    table = _windows(sky, satellites, clusters, start)
+    table = find_cluster_windows(sky, satellites, clusters, start)
     for left_out in table.left_out:
         on_notice(f"satellite {left_out.satellite} is left out: {left_out.reason}")
     return plan_from_windows(
-        table, satellites, clusters, link, start=start, span_s=sky.span_s, ut1_utc_s=sky.ut1_utc_s
+        table,
+        satellites,
+        clusters,
+        link,
+        start=start,
+        span_s=sky.span_s,
+        ut1_utc_s=sky.ut1_utc_s,
+        wait_s=gateway_wait_s(sky, satellites, start, table),
     )
 
 
-def _windows(
-    sky: SkySettings, satellites: Sequence[Satellite], clusters: Sequence[Cluster], start: dt.datetime
+def find_cluster_windows(
+    sky: SkySettings,
+    satellites: Sequence[Satellite],
+    clusters: Sequence[Cluster],
+    start: dt.datetime,
+    *,
+    with_peaks: bool = False,
 ) -> WindowTable:
-    """Return the windows of the clusters, as centres or as areas."""
+    """Return the windows of the clusters, as centres or as areas (those know no highest elevation)."""
     if sky.area not in ("centre", "all"):
         raise ValueError(f"area must be 'centre' or 'all', got {sky.area!r}")
     groups = [corners(cluster) if sky.area == "all" else (cluster,) for cluster in clusters]
     sites = [site for group in groups for site in group]
-    table = find_window_table(
-        satellites, sites, start=start, span_s=sky.span_s, step_s=sky.step_s, ut1_utc_s=sky.ut1_utc_s
-    )
+    table = _find(sky, satellites, sites, start, with_peaks=with_peaks)
     if len(sites) == len(clusters):
         return table
     ends = np.cumsum([len(group) for group in groups])
@@ -176,70 +190,33 @@ def _windows(
     return common_windows(table, members, [cluster.name for cluster in clusters])
 
 
-def plan_from_windows(
-    table: WindowTable,
+def gateway_wait_s(
+    sky: SkySettings, satellites: Sequence[Satellite], start: dt.datetime, table: WindowTable
+) -> NDArray[np.float64] | None:
+    """Return how long each window waits for a gateway, or None where satellites are linked."""
+    if not sky.gateways:
+        return None
+    return forward_wait_s(table, _find(sky, satellites, sky.gateways, start))
+
+
+def _find(
+    sky: SkySettings,
     satellites: Sequence[Satellite],
-    clusters: Sequence[Cluster],
-    link: Link,
-    *,
+    sites: Sequence[Cluster],
     start: dt.datetime,
-    span_s: float,
-    ut1_utc_s: float = 0.0,
-) -> ContactPlan:
-    """Return the plan of windows that were found for these satellites and clusters; see `build_plan`."""
-    merged = merge_passes(
-        _passes(table, satellites),
-        sites_km=site_positions_km(clusters),
-        link=link,
+    *,
+    with_peaks: bool = False,
+) -> WindowTable:
+    """Search with the settings' span, step and UT1."""
+    return find_window_table(
+        satellites,
+        sites,
         start=start,
-        ut1_utc_s=ut1_utc_s,
+        span_s=sky.span_s,
+        step_s=sky.step_s,
+        ut1_utc_s=sky.ut1_utc_s,
+        with_peaks=with_peaks,
     )
-    contacts = {cluster.name: own for cluster, own in zip(clusters, merged, strict=True)}
-    when = f"in the {span_s:.0f} s after {start:%Y-%m-%dT%H:%M:%SZ}"
-    raise_faults(_plan_faults(clusters, contacts, f"any of {len(satellites)} satellites {when}", link))
-    return ContactPlan(horizon_s=span_s, contacts=contacts)
-
-
-def _passes(table: WindowTable, satellites: Sequence[Satellite]) -> list[list[Pass]]:
-    """Sort the windows by cluster."""
-    passes: list[list[Pass]] = [[] for _ in table.sites]
-    rows = zip(
-        table.site.tolist(),
-        table.satellite.tolist(),
-        table.rise_s.tolist(),
-        table.set_s.tolist(),
-        strict=True,
-    )
-    for site, satellite, rise_s, set_s in rows:
-        passes[site].append(Pass(satellites[satellite], rise_s, set_s))
-    return passes
-
-
-def _plan_faults(
-    clusters: Sequence[Cluster],
-    contacts: dict[str, tuple[Contact, ...]],
-    who_when: str,
-    link: Link,
-) -> list[str]:
-    """Return one sentence for each cluster that cannot take part."""
-    faults = []
-    for cluster in clusters:
-        own = contacts[cluster.name]
-        if not own:
-            faults.append(
-                f"cluster {cluster.name!r} ({cluster.latitude_deg:.2f}, {cluster.longitude_deg:.2f}) is "
-                f"never seen above its mask of {cluster.elevation_mask_deg:g} deg by {who_when}: lower "
-                "elevation_mask_deg, lengthen the span, add satellites or raise their inclination towards "
-                "the cluster's latitude, or leave the cluster out"
-            )
-        elif mute := [
-            way for way in DIRECTIONS if sum(contact.capacity_bytes(way) for contact in own) <= 0.0
-        ]:
-            faults.append(
-                f"cluster {cluster.name!r} is seen, but link {link.name!r} carries nothing "
-                f"{' or '.join(mute)} at that distance: choose a link with more power or a lower orbit"
-            )
-    return faults
 
 
 def notice_age(

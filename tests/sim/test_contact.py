@@ -1,6 +1,7 @@
 import csv
 import datetime as dt
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +209,27 @@ def test_a_pass_shorter_than_the_step_is_found() -> None:
     assert len(short) == 1
     assert 0.0 < short[0].set_s - short[0].rise_s < 60.0
     assert peak.rise_s < short[0].rise_s < short[0].set_s < peak.set_s
+
+
+def test_a_dip_below_the_mask_shorter_than_the_step_splits_the_pass() -> None:
+    heo = nasty_skies()[1][1]
+    time_s = np.arange(0.0, DAY_S)
+    here = site(-0.1, 30.0, 5.0)
+    elevation_deg = elevations_deg(heo, here, TRUTH_START, time_s)
+    low = 1 + np.flatnonzero(
+        (np.diff(elevation_deg)[:-1] < 0.0) & (np.diff(elevation_deg)[1:] > 0.0) & (elevation_deg[1:-1] > 5.0)
+    )
+    # Lay the dip into the middle of a grid step, and the mask where the dip lasts 24 s.
+    bottom = int(low[0])
+    start = TRUTH_START + dt.timedelta(seconds=(bottom % 60) - 30.0)
+    mask_deg = float(elevation_deg[bottom - 12])
+    whole, split = (
+        find_windows([heo], [site(-0.1, 30.0, mask)], start=start, span_s=DAY_S)
+        for mask in (elevation_deg[bottom] - 0.01, mask_deg)
+    )
+    assert len(split) == len(whole) + 1
+    gaps_s = [later.rise_s - earlier.set_s for earlier, later in pairwise(split)]
+    assert min(gaps_s) == pytest.approx(24.0, abs=2.0)
 
 
 def test_a_span_that_starts_and_ends_mid_pass_clips_the_window() -> None:

@@ -1,0 +1,56 @@
+import datetime as dt
+
+import numpy as np
+import pytest
+
+from sim.contact import find_window_table
+from sim.link import link_preset
+from sim.population import Cluster
+from sim.relay import forward_wait_s
+from sim.sites import default_clusters
+from sim.sky import SkySettings, build_plan
+from sim.walker import walker
+
+EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+DAY_S = 86_400.0
+SVALBARD = Cluster(name="Svalbard", latitude_deg=78.23, longitude_deg=15.39, elevation_mask_deg=5.0)
+TROLL = Cluster(name="Troll", latitude_deg=-72.01, longitude_deg=2.53, elevation_mask_deg=5.0)
+
+
+def test_a_pass_waits_from_its_end_to_the_next_gateway_rise_of_the_same_satellite() -> None:
+    satellites = walker(total=3, planes=3, phasing=1, inclination_deg=90, altitude_km=550, epoch=EPOCH)
+    clusters = default_clusters(8)
+    passes = find_window_table(satellites, clusters, start=EPOCH, span_s=DAY_S)
+    gates = find_window_table(satellites, [SVALBARD, TROLL], start=EPOCH, span_s=DAY_S)
+    waits_s = forward_wait_s(passes, gates)
+    for row, wait_s in enumerate(waits_s):
+        own = gates.satellite == passes.satellite[row]
+        end_s = passes.set_s[row]
+        if (own & (gates.rise_s <= end_s) & (end_s <= gates.set_s)).any():
+            assert wait_s == 0.0
+            continue
+        later = gates.rise_s[own & (gates.rise_s > end_s)]
+        assert wait_s == (later.min() - end_s if len(later) else np.inf)
+
+
+def test_gateways_lengthen_the_delay_of_a_plan_and_keep_its_windows() -> None:
+    clusters = default_clusters(8)
+    linked = build_plan(SkySettings(), clusters, link_preset("starlink-like"))
+    stored = build_plan(SkySettings(gateways=(SVALBARD,)), clusters, link_preset("starlink-like"))
+    for cluster in clusters:
+        before, after = linked.contacts[cluster.name], stored.contacts[cluster.name]
+        # The last passes of the day may find no gateway before the horizon, and then serve nobody.
+        assert len(before) - 2 <= len(after) <= len(before)
+        assert [c.rise_s for c in before][: len(after)] == [c.rise_s for c in after]
+        assert all(c.delay_s < 0.1 for c in before)
+        # Svalbard sees every polar orbit once a revolution of 96 minutes.
+        assert all(c.delay_s < 96.0 * 60.0 for c in after)
+    assert max(c.delay_s for own in stored.contacts.values() for c in own) > 600.0
+
+
+def test_gateways_that_nobody_passes_leave_every_cluster_unserved() -> None:
+    low = SkySettings(
+        walker_pattern="delta", walker_total=1, walker_planes=1, inclination_deg=20.0, gateways=(SVALBARD,)
+    )
+    with pytest.raises(ValueError, match=r"'here' .* is never seen .* that then reaches a gateway"):
+        build_plan(low, [Cluster(name="here", latitude_deg=0.0, longitude_deg=0.0)], link_preset("ka"))
