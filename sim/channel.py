@@ -88,7 +88,7 @@ class SharedChannel:
             return None
         end_share, _, key = self._heap[0]
         end_bytes = self._total_bytes + (end_share - self._share) * len(self._transfers)
-        contact = bisect_left(self.capacity.at_set_bytes, end_bytes - self._slack_bytes)
+        contact = bisect_left(self.capacity.at_set_bytes, end_bytes - self.slack_bytes)
         if contact == len(self.capacity.contacts):
             return None
         end_bytes = min(end_bytes, self.capacity.at_set_bytes[contact])
@@ -141,7 +141,8 @@ class SharedChannel:
         heapify(self._heap)
 
     @property
-    def _slack_bytes(self) -> float:
+    def slack_bytes(self) -> float:
+        """What a transfer may lack at a set and still be across, for rounding."""
         return SLACK_BYTES + SLACK_RELATIVE * self.capacity.total_bytes
 
     def _settle(self, time_s: float) -> None:
@@ -170,7 +171,7 @@ class SharedChannel:
         contact = transfer.first_contact
         for contact in range(transfer.first_contact, self._first_marked + len(self._set_shares)):
             set_share = self._set_shares[contact - self._first_marked]
-            if end_share - set_share <= self._slack_bytes:
+            if end_share - set_share <= self.slack_bytes:
                 break
             if set_share > begin_share:
                 by_contact.append((self.capacity.contacts[contact].rise_s, set_share - begin_share))

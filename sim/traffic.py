@@ -126,7 +126,7 @@ class Traffic:
     def _fits_alone(self, journey: Journey, direction: Direction, until_s: float) -> bool:
         """Say whether a transfer could end by a time if all others stopped."""
         channel = self.channels[journey.node.cluster, direction]
-        left_bytes = channel.left_bytes(journey.message_id, self.now_s)
+        left_bytes = channel.left_bytes(journey.message_id, self.now_s) - channel.slack_bytes
         return left_bytes <= channel.capacity.bytes_at(until_s) - channel.capacity.bytes_at(self.now_s)
 
     def _earliest_trained_s(self, journey: Journey, rise_s: float) -> float:

@@ -169,7 +169,7 @@ def test_expects_says_whether_a_reply_can_come_in_the_present_contact() -> None:
 
 def test_a_reply_that_cannot_fit_what_is_left_of_the_contact_is_not_expected() -> None:
     contacts = {"A": [flat(0.0, 100.0, 100.0, 5.0)], "far": [flat(5000.0, 5100.0, 100.0, 5.0)]}
-    for reply_bytes, fits in ((200, True), (440, True), (450, False)):  # 89 s x 5 B/s = 445 bytes
+    for reply_bytes, fits in ((200, True), (445, True), (446, False)):  # 89 s x 5 B/s = 445 bytes
         grid, _ = sky(contacts, {"A": [10.0], "far": [1.0]}, client=answering(reply_bytes))
         (query,) = grid.push_messages([train(1, 100, kind="query")])
         grid.send_and_receive([train(2, 20)], timeout=5.0)
