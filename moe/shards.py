@@ -71,7 +71,6 @@ class Checkpoint:
         self.config = config
         self.tensors = tensors
         self.bytes_read = 0
-        self._maps: dict[Path, NDArray[np.uint8]] = {}
 
     def map(self, name: str) -> torch.Tensor:
         """Return a tensor by its disk name whose pages are read when touched, and shared between processes.
@@ -79,10 +78,12 @@ class Checkpoint:
         Writing to it never reaches the file (copy on write).
         """
         spec = self.tensors[name]
-        if spec.file not in self._maps:
-            self._maps[spec.file] = np.memmap(spec.file, dtype=np.uint8, mode="c")
         self.bytes_read += spec.num_bytes
-        return _tensor(self._maps[spec.file][spec.start : spec.stop], spec.dtype, spec.shape)
+        if spec.num_bytes == 0:
+            return torch.empty(spec.shape, dtype=TORCH_DTYPES[spec.dtype])
+        # Each tensor alone, never the file: Linux refuses a private mapping much larger than the memory.
+        raw = np.memmap(spec.file, dtype=np.uint8, mode="c", offset=spec.start, shape=(spec.num_bytes,))
+        return _tensor(raw, spec.dtype, spec.shape)
 
     def read(self, name: str, row: int | None = None) -> torch.Tensor:
         """Return a tensor by its disk name, in memory of its own.
