@@ -10,10 +10,14 @@ from numba import njit
 from numpy.typing import NDArray
 
 from sim.geodesy import Sites
-from sim.hermite import HAIR, MAX_ITERATIONS, TOLERANCE
 from sim.passes import Grid, Passes, reach_and_turn
 
 FloatArray = NDArray[np.float64]
+
+# Those of `sim.hermite`, again: numba's cache of compiled code does not see a change of another file.
+TOLERANCE = 1e-7
+MAX_ITERATIONS = 60
+HAIR = 1e-6
 
 # Windows a satellite may have before its buffer grows.
 _FIRST_BUFFER = 16_384

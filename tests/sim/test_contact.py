@@ -329,6 +329,14 @@ def test_a_decayed_satellite_is_reported_and_left_out(shared_data: Path) -> None
     assert find_windows(decaying, [site(0.0, 0.0, 5.0)], start=start, span_s=DAY_S) == ()
 
 
+def test_numba_has_the_same_tolerances() -> None:
+    pytest.importorskip("numba")
+    from sim import hermite, passes_numba  # only where numba is installed
+
+    for name in ("TOLERANCE", "MAX_ITERATIONS", "HAIR"):
+        assert getattr(hermite, name) == getattr(passes_numba, name)
+
+
 def test_numba_finds_the_same_windows() -> None:
     pytest.importorskip("numba")
     low = walker(total=6, planes=3, phasing=1, inclination_deg=70, altitude_km=600, epoch=EPOCH)
