@@ -66,7 +66,7 @@ class KeptExperts(nn.Module):
         self._gate: Callable[[Tensor], Tensor] = lender._apply_gate if lender.has_gate else lender.act_fn
         self._norm: nn.Module | None = lender.post_expert_norm if lender.has_post_expert_norm else None
         self._logits_TE: Tensor | None = None
-        if absent == "restrict" and 0 < len(self.kept) < self.num_experts:
+        if absent == "restrict" and 1 < len(self.kept) < self.num_experts:
             block.router.register_forward_hook(self._listen)
 
     def _hold(self, kept: tuple[int, ...]) -> None:
@@ -90,9 +90,7 @@ class KeptExperts(nn.Module):
             self._kept = self._kept.to(hidden_TH.device)
         local_TK = self._local_E[choice_TK]
         if 0 < num_kept < self.num_experts:
-            logits_TN = None
-            if self.absent == "restrict":
-                logits_TN = self._heard()[:, self._kept]
+            logits_TN = self._heard()[:, self._kept] if self.absent == "restrict" and num_kept > 1 else None
             local_TK, weight_TK = choose_kept(local_TK, weight_TK, logits_TN, self.absent, num_kept)
         if num_kept == 1 and local_TK.shape[1] == 1 and self.absent == "restrict":
             # Every token goes to the one expert: nothing to gather or scatter.
@@ -170,7 +168,7 @@ def choose_kept(
     weight_TK : Tensor
         The router's weights.
     logits_TN : Tensor or None
-        The router's logits of the kept experts, for ``restrict``.
+        The router's logits of the kept experts, for ``restrict`` among several.
     absent : {"restrict", "renormalise", "mask"}
         The rule.
     num_kept : int
@@ -189,6 +187,9 @@ def choose_kept(
         kept_TK = weight_TK * is_kept_TK
         scaled_TK = kept_TK * (total_T1 / kept_TK.sum(dim=-1, keepdim=True).clamp_min(1e-9)).to(kept_TK.dtype)
         return local_TK, torch.where(is_kept_TK.all(dim=-1, keepdim=True), weight_TK, scaled_TK)
+    if num_kept == 1:
+        # No token can have had all of several choices kept, and of one choice all the weight is the total.
+        return torch.zeros_like(local_TK[:, :1]), total_T1
     assert logits_TN is not None
     num_choices = min(local_TK.shape[1], num_kept)
     best_logits, best = torch.topk(logits_TN.float(), num_choices, dim=-1)

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -113,6 +115,27 @@ def test_renormalise_keeps_the_total_and_mask_does_not() -> None:
     _, masked = choose_kept(local, weight, None, "mask", 3)
     torch.testing.assert_close(renormalised, torch.tensor([[0.0, 0.8], [0.0, 0.0]]))
     torch.testing.assert_close(masked, torch.tensor([[0.0, 0.3], [0.0, 0.0]]))
+
+
+@given(data=st.data())
+def test_restrict_gives_every_token_its_whole_weight_on_distinct_kept_experts(data: st.DataObject) -> None:
+    num_experts = data.draw(st.integers(2, 9))
+    top_k = data.draw(st.integers(1, num_experts))
+    num_kept = data.draw(st.integers(1, num_experts))
+    torch.manual_seed(data.draw(st.integers(0, 1000)))
+    kept = torch.randperm(num_experts)[:num_kept].sort().values
+    local_of = torch.full((num_experts,), num_kept)
+    local_of[kept] = torch.arange(num_kept)
+    logits = torch.randn(6, num_experts)
+    weight, choice = torch.topk(torch.sigmoid(logits), top_k, dim=-1)
+    local, share = choose_kept(local_of[choice], weight, logits[:, kept], "restrict", num_kept)
+    assert local.shape == share.shape == (6, min(top_k, num_kept))
+    assert (local < num_kept).all()
+    assert all(len(set(row)) == len(row) for row in local.tolist())
+    torch.testing.assert_close(share.sum(dim=-1), weight.sum(dim=-1))
+    # The router's first choice, where it is kept, stays the token's first.
+    first_T = local_of[choice[:, 0]]
+    assert torch.equal(local[first_T < num_kept, 0], first_T[first_T < num_kept])
 
 
 @pytest.mark.parametrize("method", ["ffa", "full"])

@@ -178,6 +178,17 @@ def test_the_laws_hold_in_half_precision(checkpoint: Path, tmp_path: Path, dtype
     assert all(torch.equal(value, held[name]) for name, value in load_full(merged).state_dict().items())
 
 
+def test_one_file_with_tied_embeddings_is_a_checkpoint_like_any_other(
+    tmp_path: Path, tokens: torch.Tensor
+) -> None:
+    path = save_tiny(tmp_path, "mixtral", max_shard_size="1GB", tie_word_embeddings=True)
+    assert [file.name for file in path.glob("*.safetensors")] == ["model.safetensors"]
+    assert merges_exactly(path, load_full(path), num_clusters=2)
+    model = load_submodel(path, all_experts(open_storage(path).blocks.values()))
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert torch.equal(logits(model, tokens), logits(load_full(path), tokens))
+
+
 def test_an_adapter_that_lacks_a_key_is_an_error(checkpoint: Path, tmp_path: Path) -> None:
     tuning = Tuning(lora_rank=2)
     export_adapter(checkpoint, random_arrays(checkpoint, tuning, seed=5), tuning, tmp_path / "adapter")
