@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, Error, Message, Metadata, RecordDict
+from flwr.app import ArrayRecord, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import Array as ProtoArray
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 # What an error costs on the link. A constant, not its text's length: texts hold paths and process ids, and
@@ -44,18 +45,19 @@ def content_bytes(content: RecordDict) -> int:
     Size of Flower's protobuf encoding, without the length fields around the arrays' data (a few bytes each).
     """
     array_data_bytes = 0
+    headers = ProtoRecordDict()
     rest = RecordDict()
     for name, record in content.items():
-        if isinstance(record, ArrayRecord):
-            array_data_bytes += sum(len(array.data) for array in record.values())
-            record = ArrayRecord({key: _without_data(array) for key, array in record.items()})
-        rest[name] = record
-    return max(array_data_bytes + recorddict_to_proto(rest).ByteSize(), 1)
-
-
-def _without_data(array: Array) -> Array:
-    """Return an array's header."""
-    return Array(dtype=array.dtype, shape=array.shape, stype=array.stype, data=b"")
+        if not isinstance(record, ArrayRecord):
+            rest[name] = record
+            continue
+        items = headers.items.add(key=name).array_record.items
+        for key, array in record.items():
+            array_data_bytes += len(array.data)
+            header = ProtoArray(dtype=array.dtype, shape=array.shape, stype=array.stype)
+            items.add(key=key, value=header)
+    rest_bytes = recorddict_to_proto(rest).ByteSize() if rest else 0
+    return max(array_data_bytes + headers.ByteSize() + rest_bytes, 1)
 
 
 def encode_content(content: RecordDict) -> bytes:
