@@ -16,6 +16,7 @@ from typing import IO
 RUN_ID = re.compile(r"Successfully started run (\d+)")
 STATUS_PATIENCE_S = 15.0
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+EMPTY_RECORD = re.compile(r"INFO\s*:\s*")
 # What Flower 1.41 tells everybody about its own defaults and its own clean-up; not about this run.
 NOISE = (
     "Since flwr 1.32, default simulated SuperNodes changed",
@@ -109,7 +110,7 @@ class FlowerRun:
                 return run_id
             if found := RUN_ID.search(line):
                 run_id = found.group(1)
-            if not any(noise in line for noise in NOISE):
+            if not is_noise(line):
                 _show(line)
                 last_s = time.monotonic()
 
@@ -135,6 +136,11 @@ class FlowerRun:
                 completed=False, reason=f"Flower does not say how run {run_id} ended: {answer.stderr.strip()}"
             )
         return RunEnd(completed=False, reason=f"{status}: {details}", explained=True)
+
+
+def is_noise(line: str) -> bool:
+    """Tell whether a line of Flower's says nothing about this run: a known remark, or a level without words."""
+    return any(noise in line for noise in NOISE) or EMPTY_RECORD.fullmatch(COLOUR.sub("", line)) is not None
 
 
 def read_status(answer: str) -> tuple[str, str]:

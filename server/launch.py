@@ -130,7 +130,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--silence",
         type=float,
-        default=5.0,
+        default=8.0,
         metavar="SECONDS",
         help="say that the run goes on after this long without output",
     )

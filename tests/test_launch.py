@@ -219,6 +219,21 @@ def test_silence_is_filled_and_output_is_passed_on(capsys: pytest.CaptureFixture
     assert out.rstrip().endswith("the table")
 
 
+def test_flowers_remarks_about_itself_are_left_out_and_nothing_else(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = [
+        "\x1b[93mWARNING \x1b[0m:   Since flwr 1.32, default simulated SuperNodes changed from 10 to 2.",
+        "\x1b[92mINFO \x1b[0m:      ",
+        "\x1b[92mINFO \x1b[0m:      Starting Flower Simulation",
+        "",
+        "after 4 merges: loss 4.2",
+    ]
+    follow(STARTED + "\n".join(f"print({line!r})" for line in lines)).follow()
+    said = capsys.readouterr().out.splitlines()
+    assert said[1:] == ["INFO :      Starting Flower Simulation", "", "after 4 merges: loss 4.2"]
+
+
 def test_a_run_beyond_its_time_is_reported_so() -> None:
     tag = uuid.uuid4().hex
     run = follow(STARTED + "import time; time.sleep(60)", timeout_s=0.5)
