@@ -139,7 +139,7 @@ class FlowerRun:
 
 
 def is_noise(line: str) -> bool:
-    """Tell whether a line of Flower's says nothing about this run: a known remark, or a level without words."""
+    """Tell whether a line says nothing about this run: a known remark, or a level without words."""
     return any(noise in line for noise in NOISE) or EMPTY_RECORD.fullmatch(COLOUR.sub("", line)) is not None
 
 
