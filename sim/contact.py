@@ -104,9 +104,9 @@ def find_windows(
     table = find_window_table(
         satellites, sites, start=start, span_s=span_s, step_s=step_s, ut1_utc_s=ut1_utc_s, with_peaks=True
     )
-    for left_out in table.left_out if on_left_out else ():
-        assert on_left_out is not None
-        on_left_out(left_out)
+    if on_left_out is not None:
+        for left_out in table.left_out:
+            on_left_out(left_out)
     assert table.max_elevation_deg is not None
     return tuple(
         ContactWindow(
