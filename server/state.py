@@ -78,10 +78,10 @@ def _without_arrays(value: Any, arrays: list[NDArray[Any]]) -> Any:
     """Return JSON with arrays and bytes moved to ``arrays`` and their numbers left in their place."""
     if isinstance(value, np.ndarray):
         arrays.append(np.ascontiguousarray(value))
-        return {"$": len(arrays) - 1}
+        return {"$array": len(arrays) - 1}
     if isinstance(value, bytes):
         arrays.append(np.frombuffer(value, np.uint8))
-        return {"$b": len(arrays) - 1}
+        return {"$bytes": len(arrays) - 1}
     if isinstance(value, Mapping):
         return {str(key): _without_arrays(item, arrays) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -91,10 +91,10 @@ def _without_arrays(value: Any, arrays: list[NDArray[Any]]) -> Any:
 
 def _with_arrays(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
     if isinstance(value, dict):
-        if value.keys() == {"$"}:
-            return arrays[str(value["$"])]
-        if value.keys() == {"$b"}:
-            return arrays[str(value["$b"])].tobytes()
+        if value.keys() == {"$array"}:
+            return arrays[str(value["$array"])]
+        if value.keys() == {"$bytes"}:
+            return arrays[str(value["$bytes"])].tobytes()
         return {key: _with_arrays(item, arrays) for key, item in value.items()}
     if isinstance(value, list):
         return [_with_arrays(item, arrays) for item in value]
