@@ -8,7 +8,7 @@ Format: https://huggingface.co/docs/safetensors/index#format
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -85,30 +85,37 @@ class Checkpoint:
         raw = np.memmap(spec.file, dtype=np.uint8, mode="c", offset=spec.start, shape=(spec.num_bytes,))
         return _tensor(raw, spec.dtype, spec.shape)
 
-    def read(self, name: str, row: int | None = None) -> torch.Tensor:
-        """Return a tensor by its disk name, in memory of its own.
+    def read_joined(self, names: Sequence[str], row: int | None = None) -> torch.Tensor:
+        """Return tensors one after another along the first axis, in memory of their own.
 
         Parameters
         ----------
-        name : str
-            A key of ``tensors``.
+        names : Sequence[str]
+            Disk names, of one dtype and equal but for the first axis.
         row : int, optional
-            Only this entry of the first axis, as shape ``[1, ...]``.
+            Only this entry of the first axis of each.
         """
-        spec = self.tensors[name]
-        start, stop, shape = spec.start, spec.stop, spec.shape
-        if row is not None:
-            row_bytes = spec.num_bytes // shape[0]
-            start += row * row_bytes
-            stop, shape = start + row_bytes, (1, *shape[1:])
-        self.bytes_read += stop - start
-        # Not mapped: what is stacked from it is a copy, and mapped pages would stay beside the copy.
-        # In torch's own memory, for its alignment: matrix products round by it.
-        raw: NDArray[np.uint8] = torch.empty(stop - start, dtype=torch.uint8).numpy()
-        with spec.file.open("rb") as stream:
-            stream.seek(start)
-            stream.readinto(raw.data)
-        return _tensor(raw, spec.dtype, shape)
+        specs = [self.tensors[name] for name in names]
+        pieces = [_piece(spec, row) for spec in specs]
+        # Not mapped: mapped pages would stay beside any copy made of them. In torch's own memory, for
+        # its alignment: matrix products round by it.
+        raw: NDArray[np.uint8] = torch.empty(sum(size for _, size in pieces), dtype=torch.uint8).numpy()
+        filled = 0
+        for spec, (start, size) in zip(specs, pieces, strict=True):
+            with spec.file.open("rb") as stream:
+                stream.seek(start)
+                stream.readinto(raw[filled : filled + size].data)
+            filled += size
+        self.bytes_read += filled
+        return _tensor(raw, specs[0].dtype, (-1, *specs[0].shape[1:]))
+
+
+def _piece(spec: TensorSpec, row: int | None) -> tuple[int, int]:
+    """Return the start and size in bytes of a tensor, or of one row of it."""
+    if row is None:
+        return spec.start, spec.num_bytes
+    row_bytes = spec.num_bytes // spec.shape[0]
+    return spec.start + row * row_bytes, row_bytes
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

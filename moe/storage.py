@@ -16,6 +16,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
+    Concatenate,
+    MergeModulelist,
     WeightConverter,
     WeightRenaming,
     rename_source_key,
@@ -40,6 +42,23 @@ class _Target:
     @property
     def names(self) -> list[str]:
         return [name for names in self.sources.values() for name in names]
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether one expert's fused tensor is its disk tensors one after another, as in most families."""
+        if self.converter is None:
+            return False
+        merge, *rest = self.converter.operations
+        is_stacked = isinstance(merge, MergeModulelist) and merge.dim == 0
+        return is_stacked and (
+            not rest or (len(rest) == 1 and isinstance(rest[0], Concatenate) and rest[0].dim == 1)
+        )
+
+    @property
+    def ordered_names(self) -> list[str]:
+        """The disk names in the order in which a converter joins them."""
+        patterns = self.sources if self.converter is None else self.converter.source_patterns
+        return [name for pattern in patterns for name in self.sources.get(pattern, ())]
 
     def convert(
         self, target: str, tensors: Mapping[str, torch.Tensor], model: PreTrainedModel
@@ -119,8 +138,15 @@ class Storage:
         """
         tensors: dict[str, torch.Tensor] = {}
         for target in self._layer_targets(layer):
-            sources = dict(self._expert_sources(target, index))
-            raw = {n: self.checkpoint.read(n, index if row_wise else None) for n, row_wise in sources.items()}
+            sources = self._expert_sources(target, index)
+            if self._targets[target].is_joined and not any(row_wise for _, row_wise in sources):
+                # Straight into place: the converter would hold each weight three times for a while.
+                value = self.checkpoint.read_joined([name for name, _ in sources])[None]
+                tensors[target.rpartition(".")[2]] = value
+                continue
+            raw = {
+                n: self.checkpoint.read_joined([n], index if row_wise else None) for n, row_wise in sources
+            }
             made = self._targets[target].convert(target, raw, self.model)
             tensors |= {name.rpartition(".")[2]: value for name, value in made.items()}
         return tensors
@@ -185,7 +211,7 @@ class Storage:
         """Return the disk names that feed expert ``index`` of a fused target, and whether by row."""
         if target not in self._numbered:
             numbered: dict[int | None, list[str]] = defaultdict(list)
-            for name in self._targets[target].names:
+            for name in self._targets[target].ordered_names:
                 numbered[_number(name)].append(name)
             self._numbered[target] = dict(numbered)
         numbers = self._numbered[target]
