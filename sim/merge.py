@@ -16,9 +16,6 @@ from sim.plan import Contact
 
 FloatArray = NDArray[np.float64]
 
-# A jump of the rate (the best satellite sets while a worse one stays) becomes a ramp this long.
-_RAMP_S = 1e-3
-
 
 class Pass(NamedTuple):
     """One satellite over the cluster."""
@@ -160,16 +157,16 @@ def _mean_wait_s(passes: Sequence[Pass]) -> float:
 
 
 def _join(draft: _Draft, values: Sequence[FloatArray]) -> tuple[FloatArray, list[FloatArray]]:
-    """Make the times strictly increasing: equal ends of neighbouring pieces become one knot, jumps a ramp."""
-    time_s = draft.time_s.copy()
-    keep = np.ones(len(time_s), dtype=bool)
+    """Drop knots that say nothing: the second of two equal ends, and those on a level line.
+
+    Where the rate jumps (the best satellite sets while a worse one stays), the time stays there twice.
+    """
+    keep = np.ones(len(draft.time_s), dtype=bool)
     right = draft.first[1:-1]
     left = right - 1
     equal = np.all([np.isclose(value[left], value[right], rtol=1e-9) for value in values], axis=0)
     keep[left[equal]] = False
-    jump = left[~equal]
-    time_s[jump] -= np.minimum(_RAMP_S, 0.25 * (time_s[jump] - time_s[jump - 1]))
     kept = np.flatnonzero(keep)
     same = np.all([value[kept][1:] == value[kept][:-1] for value in values], axis=0)
     kept = kept[np.concatenate([[True], ~(same[1:] & same[:-1]), [True]])]
-    return time_s[kept], [value[kept] for value in values]
+    return draft.time_s[kept], [value[kept] for value in values]

@@ -93,6 +93,23 @@ def test_the_rate_at_any_moment_is_that_of_the_best_satellite_in_view(seed: int,
             assert rate == pytest.approx(max(rates), rel=0.02)
 
 
+def test_a_time_comes_twice_only_where_the_rate_jumps() -> None:
+    satellites = walker(total=2, planes=2, phasing=0, inclination_deg=60, altitude_km=700, epoch=EPOCH)
+    here = default_clusters(3)[2]
+    # The second satellite is there all the time; which is better changes when the first one sets.
+    first, second = Pass(satellites[0], 100.0, 400.0), Pass(satellites[1], 0.0, 900.0)
+    (contacts,) = merge_passes(
+        [[first, second]], sites_km=site_positions_km([here]), link=link_preset("s-band"), start=EPOCH
+    )
+    (contact,) = contacts
+    twice = np.flatnonzero(np.diff(contact.time_s) == 0.0)
+    for knot in twice:
+        assert contact.time_s[knot] in (100.0, 400.0)
+        assert contact.down_bytes_per_s[knot] != contact.down_bytes_per_s[knot + 1]
+    assert (np.diff(contact.time_s) >= 0.0).all()
+    assert len(twice) <= 2
+
+
 def test_the_capacity_of_a_pass_is_the_integral_over_its_distance() -> None:
     # link_budget notes: a 600 km pass over the zenith carries 49.3 GB down over the Ka link above 10 deg.
     here = Cluster(name="equator", latitude_deg=0.0, longitude_deg=0.0, elevation_mask_deg=10.0)
