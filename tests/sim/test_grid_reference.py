@@ -261,7 +261,13 @@ def through_json(state: dict[str, Any]) -> Any:
 @given(scenario=scenarios())
 def test_a_run_stopped_and_resumed_at_every_pull_has_the_same_log(scenario: Scenario) -> None:
     straight: list[dict[str, Any]] = []
-    drive(scenario, log=straight)
+    stops: dict[str, list[tuple[float, list[int]]]] = {"straight": [], "resumed": []}
+
+    def look(grid: SatelliteGrid) -> SatelliteGrid:
+        stops["straight"].append((grid.now_s, grid.get_node_ids()))
+        return grid
+
+    drive(scenario, at_each_stop=look, log=straight)
     resumed: list[dict[str, Any]] = []
     inners: list[FakeGrid] = []
 
@@ -278,11 +284,12 @@ def test_a_run_stopped_and_resumed_at_every_pull_has_the_same_log(scenario: Scen
             **scenario.steps,
         )
         fresh.restore(through_json(grid.snapshot()))
-        assert fresh.now_s == grid.now_s
+        stops["resumed"].append((fresh.now_s, fresh.get_node_ids()))
         return fresh
 
     drive(scenario, inner=inner, at_each_stop=resume, log=resumed)
     assert resumed == straight
+    assert stops["resumed"] == stops["straight"]
 
 
 @settings(max_examples=60, deadline=None)
