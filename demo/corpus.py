@@ -39,7 +39,7 @@ _SOURCES: tuple[tuple[str, Documents], ...] = (
 _MIN_CHARS = 60_000
 _MAX_CHARS = 360_000
 _PASSAGE_CHARS = 900
-_SECTION_CHARS = 24_000
+_SECTION_CHARS = 12_000
 _MAKER_SHARE = 0.4
 
 
