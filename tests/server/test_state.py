@@ -1,5 +1,7 @@
 """What is saved is what is loaded, and damage is named."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moe.experts import ExpertId, ParameterKey
+from moe.experts import ParameterKey
 from server.state import STATE_FILE, load_state, save_state
 from strategy.assignment import Assignment
 from strategy.messages import ExpertUpdate, Profile
@@ -108,9 +110,20 @@ def test_an_empty_state_survives_too(tmp_path: Path) -> None:
     assert_equal(load_state(tmp_path)[0], EmsFlState(values={}))
 
 
-def test_an_unfinished_write_leaves_the_old_state(tmp_path: Path) -> None:
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from server.state import save_state
+from tests.server.test_state import full_state
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+save_state(Path(sys.argv[1]), full_state(2), sky={}, extra={})
+"""
+
+
+def test_a_write_that_the_disk_refuses_halfway_leaves_the_old_state(tmp_path: Path) -> None:
     save_state(tmp_path, full_state(1), sky={}, extra={})
-    with pytest.raises(TypeError):
-        save_state(tmp_path, full_state(2), sky={"clock": object()}, extra={})
+    root = Path(__file__).resolve().parents[2]
+    full = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], cwd=root, capture_output=True)
+    assert full.returncode != 0, "the write must have failed"
     assert_equal(load_state(tmp_path)[0], full_state(1))
-    assert load_state(tmp_path)[0].versions != {ExpertId(0, 0): 1}
