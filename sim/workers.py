@@ -34,7 +34,9 @@ class Workers:
     _real_ids: list[int] = field(default_factory=list)
     _outstanding: dict[str, None] = field(default_factory=dict)  # as an ordered set
     _early: dict[str, Message] = field(default_factory=dict)  # came while another was awaited
-    _progress_wall_s: float = 0.0
+    # Time spent waiting since the last reply. It goes on from one wait to the next: when all workers are
+    # dead, that is found out once, not once for each message.
+    _silence_wall_s: float = 0.0
 
     def submit(self, node_id: int, content: RecordDict, message_type: str, group_id: str) -> str | Error:
         """Send work of a simulated node to its real one and return the real message's id.
@@ -53,6 +55,8 @@ class Workers:
                 message = Message(content, real_id, message_type, ttl=INNER_TTL_S, group_id=group_id)
                 # One a push: a refused message is None in one of Flower's grids and left out in the other.
                 if (pushed := list(self.inner.push_messages([message]))) and pushed[0]:
+                    if not self._outstanding:
+                        self._silence_wall_s = 0.0
                     self._outstanding[pushed[0]] = None
                     return pushed[0]
                 self._real_ids = []  # the node may be gone: look again
@@ -66,19 +70,20 @@ class Workers:
 
     def result(self, worker_id: str, node_id: int) -> RecordDict | Error:
         """Block until the work is done and return its content, or what went wrong."""
-        self._progress_wall_s = begin_wall_s = monotonic()
+        begin_wall_s = monotonic()
         next_word_wall_s, poll_s = begin_wall_s + ON_WAIT_EVERY_S, FIRST_POLL_S
         while (reply := self._take(worker_id)) is None:
             wall_s = monotonic()
-            if wall_s > min(next_word_wall_s, self._progress_wall_s + self.reply_timeout_wall_s):
+            if wall_s > next_word_wall_s or self._silence_wall_s > self.reply_timeout_wall_s:
                 # Work ahead in the queue is progress too: look for it before giving up.
                 self._pull(list(self._outstanding))
-                if wall_s - self._progress_wall_s > self.reply_timeout_wall_s:
+                if self._silence_wall_s > self.reply_timeout_wall_s:
                     break
             if wall_s > next_word_wall_s:
                 next_word_wall_s = wall_s + ON_WAIT_EVERY_S
                 self.on_wait(self._word(node_id, wall_s - begin_wall_s))
             sleep(poll_s)
+            self._silence_wall_s += monotonic() - wall_s
             poll_s = min(2 * poll_s, LAST_POLL_S)
         self._outstanding.pop(worker_id, None)
         if reply is None:
@@ -104,7 +109,7 @@ class Workers:
             if done in self._outstanding:
                 del self._outstanding[done]
                 self._early[done] = reply
-                self._progress_wall_s = monotonic()
+                self._silence_wall_s = 0.0
 
     def _word(self, node_id: int, waited_wall_s: float) -> str:
         """Return a sentence on what is awaited."""

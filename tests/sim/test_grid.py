@@ -215,6 +215,21 @@ def test_a_client_that_never_answers_gives_an_error_reply_and_the_run_goes_on() 
     assert {reply.metadata.src_node_id: reply.has_error() for reply in replies} == {1: True, 2: False}
 
 
+def test_dead_workers_are_found_out_once_not_once_for_each_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept_s = [0.0]
+
+    def sleep(seconds: float) -> None:
+        slept_s[0] += seconds
+
+    monkeypatch.setattr("sim.workers.sleep", sleep)
+    monkeypatch.setattr("sim.workers.monotonic", lambda: slept_s[0])
+    grid, log = sky({"A": [flat(0.0, 9000.0, 1e6, 1e6)]}, {"A": [30.0] * 20}, client=lambda _: None)
+    ids = set(grid.push_messages([train(node_id, 20, kind="query") for node_id in range(1, 21)]))
+    replies = run_until(grid, lambda: len(log) == 60, ids)
+    assert [reply.error.code for reply in replies] == [ErrorCode.NODE_UNAVAILABLE] * 20
+    assert 600.0 < slept_s[0] < 700.0
+
+
 def test_a_grid_without_nodes_says_so_and_gives_an_error_reply(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sim.workers.ON_WAIT_EVERY_S", 0.02)
     inner = FakeGrid(answering(100))
