@@ -8,15 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from client import partition
 from client.text_source import LabelledTexts, read_texts
 from demo.packing import pack
 from sim.population import Population
 
-__all__ = ["PARTITIONERS", "FederatedText", "load_federated_text", "pack"]
+__all__ = ["PARTITIONERS", "FederatedText", "check_blocks", "load_federated_text", "pack"]
 
 PARTITIONERS = ("domain", "iid", "dirichlet")
+
+_LONGEST_TOKEN_CHARS = 32
+"""No tokenizer's mean token is longer, runs of blanks in source code included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,3 +211,33 @@ def _deal_to_devices(
         _device_parts=device_parts,
         _heldout_parts=heldout_parts,
     )
+
+
+def check_blocks(
+    text: FederatedText, tokenizer: PreTrainedTokenizerBase, population: Population, *, sequence_length: int
+) -> None:
+    """Refuse a deal in which a device or a held-out set does not fill one block of tokens.
+
+    Only what is short is tokenised, so that this is quick however much text there is.
+
+    Raises
+    ------
+    ValueError
+        If any does not; names them all and says what to change.
+    """
+    holders = [(f"device {item.device_id}", text.device_texts(item.device_id)) for item in population.devices]
+    holders += [
+        (f"held-out set of {item.name}", text.heldout_texts(item.name)) for item in population.clusters
+    ]
+    faults = []
+    for name, texts in holders:
+        if sum(map(len, texts)) >= _LONGEST_TOKEN_CHARS * sequence_length:
+            continue
+        num_tokens = sum(len(tokenizer(item, add_special_tokens=False)["input_ids"]) + 1 for item in texts)
+        if num_tokens < sequence_length:
+            faults.append(f"{name} ({num_tokens} tokens)")
+    if faults:
+        raise ValueError(
+            f"one example is {sequence_length} tokens, and less is held by {', '.join(faults)}. Use fewer"
+            " devices, more data, a smaller data spread or a shorter sequence length"
+        )

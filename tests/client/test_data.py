@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from client import partition
-from client.data import FederatedText, load_federated_text, pack
+from client.data import FederatedText, check_blocks, load_federated_text, pack
 from demo import corpus
 from demo.tokenizer import train_tokenizer
 from sim.population import Cluster, Population, build_population
@@ -331,3 +331,13 @@ def test_packing_refuses_less_than_one_block(tokenizer: PreTrainedTokenizerBase)
         pack(tokenizer, ["one"], sequence_length=512)
     with pytest.raises(ValueError, match="sequence_length must be >= 2"):
         pack(tokenizer, ["one"], sequence_length=1)
+
+
+def test_devices_with_less_than_one_block_are_named(table: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    people = population(8, 2, spread=0.0)
+    text = deal(table, population=people)
+    check_blocks(text, tokenizer, people, sequence_length=16)
+    with pytest.raises(
+        ValueError, match=r"one example is 400 tokens.*device 0 \(\d+ tokens\).*held-out set of c1"
+    ):
+        check_blocks(text, tokenizer, people, sequence_length=400)
