@@ -7,6 +7,7 @@ from pathlib import Path
 from server.config import RunConfig
 from sim.link import Link, fixed_link, link_preset
 from sim.plan import ContactPlan
+from sim.plan_files import read_plan
 from sim.population import Population
 from sim.sky import SkySettings, build_plan
 
@@ -54,8 +55,8 @@ def _link(config: RunConfig) -> Link:
 
 
 def _saved_plan(path: Path, population: Population) -> ContactPlan:
-    from sim.plan_files import read_plan
-
+    if not path.is_file():
+        raise ValueError(f"sky.plan-file {path} does not exist; make one with python -m sim.contacts")
     plan = read_plan(path)
     missing = [c.name for c in population.clusters if not plan.contacts.get(c.name)]
     if missing:

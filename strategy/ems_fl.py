@@ -100,7 +100,7 @@ class EmsFl(Strategy):
             self._push(grid, self._profile_questions())
             is_new = self._assign_when_heard()
             self._push(grid, self.configure_train(state.merges, initial_arrays, ConfigRecord(), grid))
-            for reply in grid.pull_messages(list(state.flights)):
+            for reply in grid.pull_messages(state.flights.keys()):
                 self._log(take_in(reply, state, self.settings, self._clock()))
             self._in_view = set(grid.get_node_ids())
             over = self._passes_over()
