@@ -10,7 +10,6 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from moe.hub import resolve_folder
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -156,46 +157,6 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             f"checkpoint {folder} is damaged: " + "; ".join(faults) + "; download or save it again"
         )
     return Checkpoint(folder, config, tensors)
-
-
-def resolve_folder(path: str | Path) -> Path:
-    """Return the folder of a local path or hub name.
-
-    Raises
-    ------
-    ValueError
-        If it is neither a folder here nor a model the hub can give.
-    """
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
-    name = str(path)
-    looks_local = (
-        folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1 or folder.exists()
-    )
-    if looks_local:
-        what = "is a file" if folder.exists() else "does not exist"
-        raise ValueError(
-            f"model path {name!r} {what}; give the folder of a checkpoint with config.json and "
-            "*.safetensors, or a hub name like 'organisation/model'"
-        )
-    return _fetch(name)
-
-
-@lru_cache(maxsize=8)
-def _fetch(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:
-        # The hub client raises many unrelated types (HTTP, OS, its own); to the user they are one fault.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise ValueError(
-            f"model {name!r} is not a folder here and could not be fetched from the hub "
-            f"({reason}); check the name and the connection, or download it and give the folder"
-        ) from error
 
 
 def _tensor(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> torch.Tensor:

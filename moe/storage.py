@@ -1,4 +1,4 @@
-"""Names on disk and names in the model: the only file that uses transformers' loading internals.
+"""Names on disk and names in the model.
 
 A checkpoint may store experts one by one (``experts.3.w1.weight``) where the model fuses them
 (``gate_up_proj[3]``). transformers describes the way there with weight converters. Here they are run
@@ -8,72 +8,18 @@ for a single expert, so that an expert can be read, or written back, without its
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    Concatenate,
-    MergeModulelist,
-    WeightConverter,
-    WeightRenaming,
-    rename_source_key,
-    revert_weight_conversion,
-)
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import LoadStateDictConfig
 
 from moe.blocks import MoEBlock
+from moe.conversion import as_first_expert, expert_number, match_targets
 from moe.quiet import quiet_loading
 from moe.shards import TORCH_DTYPES, Checkpoint
-
-_EXPERT_NUMBER = re.compile(r"(?<=[._]experts[._])(\d+)(?=\.)|(?<=\.expert_)(\d+)(?=\.)")
-
-
-@dataclass(slots=True)
-class _Target:
-    """What feeds one model tensor: a converter or none, and the disk names by converter pattern."""
-
-    converter: WeightConverter | None
-    sources: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-
-    @property
-    def names(self) -> list[str]:
-        return [name for names in self.sources.values() for name in names]
-
-    @property
-    def is_joined(self) -> bool:
-        """Whether one expert's fused tensor is its disk tensors one after another, as in most families."""
-        if self.converter is None:
-            return False
-        merge, *rest = self.converter.operations
-        is_stacked = isinstance(merge, MergeModulelist) and merge.dim == 0
-        return is_stacked and (
-            not rest or (len(rest) == 1 and isinstance(rest[0], Concatenate) and rest[0].dim == 1)
-        )
-
-    @property
-    def ordered_names(self) -> list[str]:
-        """The disk names in the order in which a converter joins them."""
-        patterns = self.sources if self.converter is None else self.converter.source_patterns
-        return [name for pattern in patterns for name in self.sources.get(pattern, ())]
-
-    def convert(
-        self, target: str, tensors: Mapping[str, torch.Tensor], model: PreTrainedModel
-    ) -> dict[str, torch.Tensor]:
-        """Return the model tensors these disk tensors make."""
-        if self.converter is None:
-            [name] = self.names
-            return {target: tensors[name]}
-        converter: Any = deepcopy(self.converter)
-        for pattern, names in self.sources.items():
-            for name in names:
-                if name in tensors:
-                    converter.add_tensor(target, name, pattern, tensors[name])
-        made = converter.convert(target, model=model, config=model.config)
-        return {key: value[0] if isinstance(value, list) else value for key, value in made.items()}
 
 
 class Storage:
@@ -98,7 +44,7 @@ class Storage:
         self.checkpoint = checkpoint
         self.model = model
         self.blocks = {block.layer: block for block in blocks}
-        self._targets = self._match()
+        self._targets = match_targets(checkpoint, model)
         self._numbered: dict[str, dict[int | None, list[str]]] = {}
         self._expert_targets = {
             f"{block.path}.{name}": block.layer for block in blocks for name in block.parameters
@@ -158,8 +104,9 @@ class Storage:
         stored: dict[str, torch.Tensor] = {}
         for name, row in self.expert_names(layer, index).items():
             # Reverting a lone expert numbers it 0.
-            key = name if row is not None else _EXPERT_NUMBER.sub("0", name, count=1)
+            key = name if row is not None else as_first_expert(name)
             if key not in reverted:
+                # A checkpoint of the bare base model lacks the prefix that the whole model's names have.
                 key = next((k for k in reverted if k.endswith(key) or key.endswith(k)), key)
             stored[name] = reverted[key]
         return stored
@@ -183,23 +130,6 @@ class Storage:
                 "again"
             )
 
-    def _match(self) -> dict[str, _Target]:
-        mapping = get_model_conversion_mapping(self.model)
-        renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
-        converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-        by_pattern = {pattern: entry for entry in converters for pattern in entry.source_patterns}
-        wanted: dict[str, Any] = self.model.state_dict()
-        prefix = self.model.base_model_prefix
-        targets: dict[str, _Target] = {}
-        for name in sorted(self.checkpoint.tensors):
-            target, pattern = rename_source_key(name, renamings, converters, prefix, wanted)
-            if target not in wanted and name in wanted:
-                target, pattern = name, None
-            if target in wanted:
-                converter = by_pattern[pattern] if pattern is not None else None
-                targets.setdefault(target, _Target(converter)).sources[pattern or name].append(name)
-        return targets
-
     def _layer_targets(self, layer: int) -> list[str]:
         return [
             target
@@ -212,7 +142,7 @@ class Storage:
         if target not in self._numbered:
             numbered: dict[int | None, list[str]] = defaultdict(list)
             for name in self._targets[target].ordered_names:
-                numbered[_number(name)].append(name)
+                numbered[expert_number(name)].append(name)
             self._numbered[target] = dict(numbered)
         numbers = self._numbered[target]
         fused = [(name, True) for name in numbers.get(None, [])]
@@ -231,7 +161,7 @@ class Storage:
             if target not in self._targets:
                 continue
             for pattern, names in self._targets[target].sources.items():
-                numbers = [_number(name) for name in names]
+                numbers = [expert_number(name) for name in names]
                 absent = set(range(self.blocks[layer].num_experts)) - set(numbers)
                 if None not in numbers and absent:
                     faults.append(f"no {pattern} of experts {sorted(absent)[:5]} for {target}")
@@ -277,8 +207,3 @@ class Storage:
             f"checkpoint {self.checkpoint.folder} does not fit its config.json: "
             f"{'; '.join(faults[:8])}{more}; download or save it again"
         )
-
-
-def _number(name: str) -> int | None:
-    match = _EXPERT_NUMBER.search(name)
-    return int(match.group(0)) if match else None
