@@ -83,9 +83,16 @@ class Loopback:
         )
 
 
+@pytest.fixture(scope="session")
+def base_model() -> Path:
+    """Make the demo model, once a machine; it is not part of the run."""
+    return ensure_base_model(lambda _: None)
+
+
 @pytest.fixture
-def loopback() -> Iterator[Loopback]:
+def loopback(base_model: Path) -> Iterator[Loopback]:
     """Run a SuperLink and two SuperNodes; end them and all they started."""
+    assert base_model.is_dir()
     folder = Path(tempfile.mkdtemp(prefix="ems-fl-loopback-"))
     servers = Loopback(folder)
     try:
@@ -98,7 +105,6 @@ def loopback() -> Iterator[Loopback]:
 
 @pytest.mark.deployment
 def test_the_same_apps_complete_a_short_run_on_a_superlink_and_two_supernodes(loopback: Loopback) -> None:
-    ensure_base_model(lambda _: None)  # Once a machine, and not part of the run.
     runs = loopback.folder / "runs"
     command = [
         sys.executable, "-m", "server.launch", "--superlink", loopback.address, "--timeout", str(RUN_LIMIT_S),
