@@ -106,10 +106,8 @@ class KeptExperts(nn.Module):
         if num_pairs == 0:
             return self._nothing(hidden_TH)
         order = order[:num_pairs]
-        sizes = counts[: len(self.kept)]
-        pairs_PH = self._run(hidden_TH[order // num_choices], sizes) * weight_TK.reshape(-1)[order].unsqueeze(
-            -1
-        )
+        out_PH = self._run(hidden_TH[order // num_choices], counts[: len(self.kept)])
+        pairs_PH = out_PH * weight_TK.reshape(-1)[order].unsqueeze(-1)
         # Summed over the choices in their order, as transformers' grouped_mm does, so that keeping
         # all experts gives the same bits.
         out = pairs_PH.new_zeros(num_tokens * num_choices, hidden_TH.shape[-1]).index_copy(0, order, pairs_PH)
@@ -184,9 +182,11 @@ def choose_kept(
         return local_TK, weight_TK * is_kept_TK
     total_T1 = weight_TK.sum(dim=-1, keepdim=True)
     if absent == "renormalise":
-        kept_TK = weight_TK * is_kept_TK
-        scaled_TK = kept_TK * (total_T1 / kept_TK.sum(dim=-1, keepdim=True).clamp_min(1e-9)).to(kept_TK.dtype)
-        return local_TK, torch.where(is_kept_TK.all(dim=-1, keepdim=True), weight_TK, scaled_TK)
+        kept_TK = (weight_TK * is_kept_TK).float()
+        # In float32: the guard against dividing by nothing is itself nothing in float16.
+        scaled_TK = kept_TK * (total_T1.float() / kept_TK.sum(dim=-1, keepdim=True).clamp_min(1e-9))
+        is_whole_T1 = is_kept_TK.all(dim=-1, keepdim=True)
+        return local_TK, torch.where(is_whole_T1, weight_TK, scaled_TK.to(weight_TK.dtype))
     if num_kept == 1:
         # No token can have had all of several choices kept, and of one choice all the weight is the total.
         return torch.zeros_like(local_TK[:, :1]), total_T1

@@ -117,6 +117,16 @@ def test_renormalise_keeps_the_total_and_mask_does_not() -> None:
     torch.testing.assert_close(masked, torch.tensor([[0.0, 0.3], [0.0, 0.0]]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_renormalise_in_half_precision_gives_a_token_without_experts_zero_not_nan(dtype: torch.dtype) -> None:
+    local = torch.tensor([[3, 3], [3, 1]])
+    _, share = choose_kept(
+        local, torch.tensor([[0.6, 0.4], [0.5, 0.25]], dtype=dtype), None, "renormalise", 3
+    )
+    assert share.dtype == dtype
+    assert share.tolist() == [[0.0, 0.0], [0.0, 0.75]]
+
+
 @given(data=st.data())
 def test_restrict_gives_every_token_its_whole_weight_on_distinct_kept_experts(data: st.DataObject) -> None:
     num_experts = data.draw(st.integers(2, 9))
