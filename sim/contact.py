@@ -1,6 +1,7 @@
 """Contact windows: when which satellite is above the elevation mask of which site."""
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -314,7 +315,7 @@ def _faults(
     for kind, names in (("satellite", [s.name for s in satellites]), ("site", [s.name for s in sites])):
         if not names:
             faults.append(f"a search for windows needs at least one {kind}, got none")
-        repeated = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
+        repeated = sorted(name for name, count in Counter(names).items() if count > 1)
         if repeated:
             faults.append(f"{kind} names must differ, got more than one of: {', '.join(repeated[:10])}")
     if not 0.0 < span_s <= MAX_SPAN_S:

@@ -5,7 +5,7 @@ satellite is above the mask where::
 
     g = rho . n - sin(mask) |rho| >= 0
 
-1. Screen: one single-precision matrix product of unit vectors finds every grid node near a pass. It
+1. Screen: single-precision inner products of unit vectors find every grid node near a pass. It
    may err on the side of too many nodes, never of too few.
 2. At those nodes g and its derivative say what each grid interval holds: a rise, a set, or, where both
    ends lie on one side, a maximum or a dip that may cross the mask twice (a pass shorter than the grid
@@ -94,8 +94,8 @@ def search(grid: Grid, sites: Sites, *, with_peaks: bool) -> Passes:
         Also find the highest elevation of every window.
     """
     radius_km = np.sqrt(np.einsum("cn,cn->n", grid.position_km, grid.position_km))
-    unit_N3 = np.ascontiguousarray((grid.position_km / radius_km).astype(np.float32).T)
-    per_block = max(1, _MAX_SCREENED // len(unit_N3))
+    unit_3N = (grid.position_km / radius_km).astype(np.float32)
+    per_block = max(1, _MAX_SCREENED // len(radius_km))
     found = []
     for mask_deg in np.unique(sites.mask_deg):
         cosine_N = _screen_cosines(grid, float(mask_deg))
@@ -103,7 +103,7 @@ def search(grid: Grid, sites: Sites, *, with_peaks: bool) -> Passes:
         for first in range(0, len(same_mask), per_block):
             part = same_mask[first : first + per_block]
             block = Sites(*(field[part] for field in sites))
-            passes = _find(grid, block, unit_N3, cosine_N, with_peaks=with_peaks)
+            passes = _find(grid, block, unit_3N, cosine_N, with_peaks=with_peaks)
             found.append(passes._replace(site=part[passes.site]))
     return _join(found)
 
@@ -161,13 +161,13 @@ def _screen_cosines(grid: Grid, mask_deg: float) -> NDArray[np.float32]:
 def _find(
     grid: Grid,
     sites: Sites,
-    unit_N3: NDArray[np.float32],
+    unit_3N: NDArray[np.float32],
     cosine_N: NDArray[np.float32],
     *,
     with_peaks: bool,
 ) -> Passes:
     """Return every window of a block of sites that share one mask."""
-    nodes = _candidates(grid, sites, unit_N3, cosine_N)
+    nodes = _candidates(grid, sites, unit_3N, cosine_N)
     follows_C = (nodes.node[1:] == nodes.node[:-1] + 1) & (nodes.site[1:] == nodes.site[:-1])
     follows_C &= nodes.node[1:] % grid.num_times != 0
     above_C = nodes.g >= 0.0
@@ -215,24 +215,28 @@ def _widen(values_ST: FloatArray) -> FloatArray:
 
 
 def _candidates(
-    grid: Grid, sites: Sites, unit_N3: NDArray[np.float32], cosine_N: NDArray[np.float32]
+    grid: Grid, sites: Sites, unit_3N: NDArray[np.float32], cosine_N: NDArray[np.float32]
 ) -> _Nodes:
     """Screen the block, and compute g and its slope at the nodes that may be near a pass.
 
     Site by site: the few thousand nodes of one site stay in the processor's cache, and the vectors of
     the site are constants (three times faster than the whole block at once).
     """
-    blocks = [_site_nodes(grid, sites, row, unit_N3, cosine_N) for row in range(len(sites.position_km))]
+    blocks = [_site_nodes(grid, sites, row, unit_3N, cosine_N) for row in range(len(sites.position_km))]
     return _Nodes(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
 
 
 def _site_nodes(
-    grid: Grid, sites: Sites, row: int, unit_N3: NDArray[np.float32], cosine_N: NDArray[np.float32]
+    grid: Grid, sites: Sites, row: int, unit_3N: NDArray[np.float32], cosine_N: NDArray[np.float32]
 ) -> _Nodes:
     """Return the candidate nodes of one site."""
     position, normal = sites.position_km[row], sites.normal[row]
     direction = (position / np.linalg.norm(position)).astype(np.float32)
-    near = unit_N3 @ direction >= cosine_N
+    # Not the matrix product: for it a threaded BLAS would wake, and spin, every other core.
+    cosine = unit_3N[0] * direction[0]
+    cosine += unit_3N[1] * direction[1]
+    cosine += unit_3N[2] * direction[2]
+    near = cosine >= cosine_N
     wide = near.copy()  # both ends of every interval that holds a near node
     wide[1:] |= near[:-1]
     wide[:-1] |= near[1:]
@@ -240,7 +244,8 @@ def _site_nodes(
     rho = grid.position_km.take(node, axis=1)
     rho -= position[:, None]
     velocity = grid.velocity_km_per_s.take(node, axis=1)
-    up, up_rate = normal @ rho, normal @ velocity
+    up = normal[0] * rho[0] + normal[1] * rho[1] + normal[2] * rho[2]
+    up_rate = normal[0] * velocity[0] + normal[1] * velocity[1] + normal[2] * velocity[2]
     along = rho[0] * velocity[0] + rho[1] * velocity[1] + rho[2] * velocity[2]
     square = rho[0] * rho[0] + rho[1] * rho[1] + rho[2] * rho[2]
     distance = np.sqrt(square)

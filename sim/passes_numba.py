@@ -94,79 +94,129 @@ def _scan_satellite(
     for b in range(len(sites_B3)):
         site_3, normal_3, mask_rad, reach = sites_B3[b], normal_B3[b], mask_rad_B[b], reach_B[b]
         sin_mask = np.sin(mask_rad)
-        site_norm = np.sqrt(site_3[0] ** 2 + site_3[1] ** 2 + site_3[2] ** 2)
-        ux, uy, uz = site_3[0] / site_norm, site_3[1] / site_norm, site_3[2] / site_norm
+        toward_3 = site_3 / np.sqrt(site_3[0] ** 2 + site_3[1] ** 2 + site_3[2] ** 2)
         cos_far = np.cos(min(np.pi, reach + turn))
         k, last = 0, -2
-        g0 = slope0 = climb0 = 0.0
+        before = after = (0.0, 0.0, 0.0, 0.0)
         rise_s, peak, rise_clipped = -1.0, mask_rad, 0
         while k < num_times:
-            x, y, z = states_T6[k, 0], states_T6[k, 1], states_T6[k, 2]
-            cos_angle = (x * ux + y * uy + z * uz) / np.sqrt(x * x + y * y + z * z)
+            cos_angle = _cos_angle(states_T6[k], toward_3)
             if cos_angle < cos_far:
-                angle = np.arccos(max(-1.0, cos_angle))
-                k += max(1, int((angle - reach) / turn))
+                k += max(1, int((np.arccos(max(-1.0, cos_angle)) - reach) / turn))
                 continue
-            x, y, z = x - site_3[0], y - site_3[1], z - site_3[2]
-            vx, vy, vz = states_T6[k, 3], states_T6[k, 4], states_T6[k, 5]
-            up = x * normal_3[0] + y * normal_3[1] + z * normal_3[2]
-            up_rate = vx * normal_3[0] + vy * normal_3[1] + vz * normal_3[2]
-            square = x * x + y * y + z * z
-            along = x * vx + y * vy + z * vz
-            distance = np.sqrt(square)
-            g1 = up - sin_mask * distance
-            slope1 = up_rate - sin_mask * along / distance
-            climb1 = up_rate * square - up * along
-            if k == 0 and g1 >= 0.0:
-                rise_s, rise_clipped, peak = 0.0, 1, np.arcsin(up / distance)
-            if last == k - 1:
-                crosses = (g0 >= 0.0) != (g1 >= 0.0)
-                bends = (slope0 > 0.0 > slope1 and g0 < 0.0) or (slope0 < 0.0 < slope1 and g0 >= 0.0)
-                tops = with_peaks and climb0 > 0.0 >= climb1
-                if crosses or (bends and not crosses) or tops:
-                    _between(states_T6, k - 1, site_3, normal_3, step_s, up_4, square_7)
-                    top = mask_rad
-                    if tops:
-                        u = _root(up_4, square_7, sin_mask, 2, 0.0, 1.0, 1.0, 0.5)
-                        top = _elevation(up_4, square_7, u)
-                    first, second = 2.0, 2.0
-                    if crosses:
-                        sign = 1.0 if g0 >= 0.0 else -1.0
-                        guess = _guess(g0, g1, step_s * slope0, step_s * slope1)
-                        first = _root(up_4, square_7, sin_mask, 0, 0.0, 1.0, sign, guess)
-                    elif bends:
-                        sign = -1.0 if g0 >= 0.0 else 1.0
-                        middle = _root(up_4, square_7, sin_mask, 1, 0.0, 1.0, sign, 0.5)
-                        if _function(up_4, square_7, sin_mask, 0, middle)[0] * sign > 0.0:
-                            first = _root(up_4, square_7, sin_mask, 0, 0.0, middle, -sign, 0.5 * middle)
-                            second = _root(
-                                up_4, square_7, sin_mask, 0, middle, 1.0, sign, 0.5 * (1.0 + middle)
-                            )
-                    peak = max(peak, top)
-                    for u in (first, second):
-                        if u > 1.0:
-                            continue
-                        time_s = (k - 1 + u) * step_s
-                        if rise_s < 0.0:
-                            rise_s = time_s
-                            peak = max(mask_rad, top)
-                            continue
-                        if time_s > rise_s:
-                            if count < len(which):
-                                which[count, 0], which[count, 1], which[count, 2] = b, rise_clipped, 0
-                                values[count, 0], values[count, 1] = rise_s, time_s
-                                values[count, 2] = np.degrees(peak)
-                            count += 1
-                        rise_s, peak, rise_clipped = -1.0, mask_rad, 0
-            if k == num_times - 1 and g1 >= 0.0:
-                if count < len(which):
-                    which[count, 0], which[count, 1], which[count, 2] = b, rise_clipped, 1
-                    values[count, 0], values[count, 1] = rise_s, k * step_s
-                    values[count, 2] = np.degrees(max(peak, np.arcsin(up / distance)))
+            after = _at_node(states_T6[k], site_3, normal_3, sin_mask)
+            if k == 0 and after[0] >= 0.0:
+                rise_s, rise_clipped, peak = 0.0, 1, np.arcsin(after[3])
+            if last == k - 1 and _is_eventful(before, after, with_peaks):
+                _between(states_T6, k - 1, site_3, normal_3, step_s, up_4, square_7)
+                first, second, top = _events(up_4, square_7, sin_mask, step_s, before, after)
+                peak = max(peak, top)
+                for u in (first, second):
+                    time_s = (k - 1 + u) * step_s
+                    if u > 1.0:
+                        continue
+                    if rise_s < 0.0:
+                        rise_s, peak = time_s, max(mask_rad, top)
+                        continue
+                    if time_s > rise_s:
+                        _put(which, values, count, b, rise_clipped, 0, rise_s, time_s, peak)
+                        count += 1
+                    rise_s, peak, rise_clipped = -1.0, mask_rad, 0
+            if k == num_times - 1 and after[0] >= 0.0:
+                _put(
+                    which,
+                    values,
+                    count,
+                    b,
+                    rise_clipped,
+                    1,
+                    rise_s,
+                    k * step_s,
+                    max(peak, np.arcsin(after[3])),
+                )
                 count += 1
-            g0, slope0, climb0, last = g1, slope1, climb1, k
+            before, last = after, k
             k += 1
     return count
+
+
+@njit(cache=True, error_model="numpy")
+def _put(
+    which: NDArray[np.int64],
+    values: FloatArray,
+    row: int,
+    site: int,
+    rise_clipped: int,
+    set_clipped: int,
+    rise_s: float,
+    set_s: float,
+    peak_rad: float,
+) -> None:
+    """Write one window, unless the buffer is full: then it is only counted."""
+    if row < len(which):
+        which[row, 0], which[row, 1], which[row, 2] = site, rise_clipped, set_clipped
+        values[row, 0], values[row, 1], values[row, 2] = rise_s, set_s, np.degrees(peak_rad)
+
+
+@njit(cache=True, error_model="numpy")
+def _cos_angle(state_6: FloatArray, toward_3: FloatArray) -> float:
+    """Return the cosine of the central angle between a satellite and a direction."""
+    x, y, z = state_6[0], state_6[1], state_6[2]
+    return (x * toward_3[0] + y * toward_3[1] + z * toward_3[2]) / np.sqrt(x * x + y * y + z * z)
+
+
+@njit(cache=True, error_model="numpy")
+def _at_node(
+    state_6: FloatArray, site_3: FloatArray, normal_3: FloatArray, sin_mask: float
+) -> tuple[float, float, float, float]:
+    """Return g, its slope, what has the sign of the climb, and the sine of the elevation."""
+    x, y, z = state_6[0] - site_3[0], state_6[1] - site_3[1], state_6[2] - site_3[2]
+    vx, vy, vz = state_6[3], state_6[4], state_6[5]
+    up = x * normal_3[0] + y * normal_3[1] + z * normal_3[2]
+    up_rate = vx * normal_3[0] + vy * normal_3[1] + vz * normal_3[2]
+    square = x * x + y * y + z * z
+    along = x * vx + y * vy + z * vz
+    distance = np.sqrt(square)
+    slope = up_rate - sin_mask * along / distance
+    return up - sin_mask * distance, slope, up_rate * square - up * along, up / distance
+
+
+@njit(cache=True, error_model="numpy")
+def _is_eventful(
+    before: tuple[float, float, float, float], after: tuple[float, float, float, float], with_peaks: bool
+) -> bool:
+    """Tell whether an interval may hold a rise, a set, or a highest elevation that is asked for."""
+    if (before[0] >= 0.0) != (after[0] >= 0.0):
+        return True
+    hump = before[0] < 0.0 and before[1] > 0.0 > after[1]
+    dip = before[0] >= 0.0 and before[1] < 0.0 < after[1]
+    return hump or dip or (with_peaks and before[2] > 0.0 >= after[2])
+
+
+@njit(cache=True, error_model="numpy")
+def _events(
+    up_4: FloatArray,
+    square_7: FloatArray,
+    sin_mask: float,
+    step_s: float,
+    before: tuple[float, float, float, float],
+    after: tuple[float, float, float, float],
+) -> tuple[float, float, float]:
+    """Return up to two crossings of the mask in an interval (2 for none) and its highest elevation."""
+    top = -np.pi
+    if before[2] > 0.0 >= after[2]:
+        top = _elevation(up_4, square_7, _root(up_4, square_7, sin_mask, 2, 0.0, 1.0, 1.0, 0.5))
+    sign = 1.0 if before[0] >= 0.0 else -1.0
+    if (before[0] >= 0.0) != (after[0] >= 0.0):
+        guess = _guess(before[0], after[0], step_s * before[1], step_s * after[1])
+        return _root(up_4, square_7, sin_mask, 0, 0.0, 1.0, sign, guess), 2.0, top
+    if before[1] * sign < 0.0 < after[1] * sign:
+        middle = _root(up_4, square_7, sin_mask, 1, 0.0, 1.0, -sign, 0.5)
+        if _function(up_4, square_7, sin_mask, 0, middle)[0] * sign < 0.0:
+            first = _root(up_4, square_7, sin_mask, 0, 0.0, middle, sign, 0.5 * middle)
+            second = _root(up_4, square_7, sin_mask, 0, middle, 1.0, -sign, 0.5 * (1.0 + middle))
+            return first, second, top
+    return 2.0, 2.0, top
 
 
 @njit(cache=True, error_model="numpy")

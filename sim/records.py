@@ -1,6 +1,7 @@
 """What the readers of element files share."""
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Sequence
 
 from sgp4.api import Satrec
@@ -22,9 +23,8 @@ def name_satellites(found: Sequence[tuple[str, int, Satrec]]) -> tuple[Satellite
     found : Sequence[tuple[str, int, Satrec]]
         Name (may be empty), catalogue number and elements of each.
     """
-    names = [name for name, _, _ in found]
-    shared = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
+    counts = Counter(name for name, _, _ in found)
     return tuple(
-        Satellite(name=f"{name} {number}".strip() if name in shared or not name else name, record=record)
+        Satellite(name=f"{name} {number}".strip() if counts[name] > 1 or not name else name, record=record)
         for name, number, record in found
     )
