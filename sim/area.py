@@ -85,7 +85,7 @@ def common_windows(table: WindowTable, members: Sequence[Sequence[int]], names: 
     rise_s, set_s = time_s[order[begins]], time_s[order[ends]]
     keep = set_s > rise_s
     begins, rise_s, set_s = begins[keep], rise_s[keep], set_s[keep]
-    end_s = max(time_s, default=0.0)
+    end_s = time_s.max(initial=0.0)
     return replace(
         table,
         sites=tuple(names),
