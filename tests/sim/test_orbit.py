@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sgp4.api import Satrec, SatrecArray
 
 from sim.elements import checksum, parse_tle, read_elements, read_tle
-from sim.orbit import julian_date, propagate, sidereal_angle_rad
+from sim.orbit import Satellite, julian_date, propagate, sidereal_angle_rad
 from sim.walker import walker
 
 TWO_TENTHS_OF_A_MILLIMETRE = 2e-7  # km
@@ -165,6 +165,34 @@ def test_impossible_walker_numbers_are_all_named() -> None:
         walker(total=10, planes=3, phasing=3, inclination_deg=200.0, altitude_km=50.0, epoch=EPOCH)
     for field in ("phasing must be in", "inclination_deg", "altitude_km"):
         assert field in str(caught.value)
+
+
+def test_an_orbit_out_of_reach_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"altitude_km must be in \[160, 50000\], got 60000"):
+        walker(total=1, planes=1, phasing=0, inclination_deg=0.0, altitude_km=60_000.0, epoch=EPOCH)
+
+
+def test_a_two_body_ellipse_keeps_its_energy_and_its_plane() -> None:
+    one, two = ISS.splitlines()[1:]
+    high = fixed(two[:26] + "6566498" + two[33:52] + " 2.00603170" + two[63:])
+    record = parse_tle(f"{one}\n{high}")[0].record
+    ellipse = Satellite(name="molniya", record=record, model="two-body")
+    time_s = np.arange(0.0, 43_000.0, 500.0)
+    start = ellipse.epoch
+    states = propagate([ellipse], start, time_s)
+    position_km, velocity = states.position_km[0], states.velocity_km_per_s[0].copy()
+    # Back to a frame that does not turn: add omega x r.
+    omega = 7.292115146706979e-5
+    velocity[:, 0] -= omega * position_km[:, 1]
+    velocity[:, 1] += omega * position_km[:, 0]
+    radius_km = np.linalg.norm(position_km, axis=1)
+    axis_km = (398_600.4418 / (2.00603170 * 2.0 * math.pi / 86_400.0) ** 2) ** (1.0 / 3.0)
+    assert radius_km.min() == pytest.approx(axis_km * (1.0 - 0.6566498), rel=0.01)
+    assert radius_km.max() == pytest.approx(axis_km * (1.0 + 0.6566498), rel=0.01)
+    energy = 0.5 * (velocity**2).sum(axis=1) - 398_600.4418 / radius_km
+    assert energy == pytest.approx(-398_600.4418 / (2.0 * axis_km), rel=1e-9)
+    momentum = np.linalg.norm(np.cross(position_km, velocity), axis=1)
+    assert momentum == pytest.approx(math.sqrt(398_600.4418 * axis_km * (1.0 - 0.6566498**2)), rel=1e-9)
 
 
 def test_a_start_without_a_time_zone_is_refused() -> None:

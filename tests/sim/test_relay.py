@@ -1,4 +1,5 @@
 import datetime as dt
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,6 +32,19 @@ def test_a_pass_waits_from_its_end_to_the_next_gateway_rise_of_the_same_satellit
             continue
         later = gates.rise_s[own & (gates.rise_s > end_s)]
         assert wait_s == (later.min() - end_s if len(later) else np.inf)
+
+
+def test_a_short_pass_over_one_gateway_within_a_long_one_over_another_ends_nothing() -> None:
+    satellites = walker(total=1, planes=1, phasing=0, inclination_deg=90, altitude_km=550, epoch=EPOCH)
+    wide, narrow = (replace(SVALBARD, name=f"mask-{mask}", elevation_mask_deg=mask) for mask in (0.0, 40.0))
+    gates = find_window_table(satellites, [wide, narrow], start=EPOCH, span_s=DAY_S)
+    inner = int(np.flatnonzero(gates.site == 1)[0])
+    outer = np.flatnonzero((gates.site == 0) & (gates.set_s > gates.set_s[inner]))[0]
+    # A pass that ends after the narrow gateway lost the satellite, and before the wide one did.
+    end_s = 0.5 * (gates.set_s[inner] + gates.set_s[outer])
+    row = slice(0, 1)
+    passes = replace(gates, satellite=gates.satellite[row], rise_s=np.array([0.0]), set_s=np.array([end_s]))
+    assert forward_wait_s(passes, gates).tolist() == [0.0]
 
 
 def test_gateways_lengthen_the_delay_of_a_plan_and_keep_its_windows() -> None:
