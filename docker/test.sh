@@ -16,6 +16,7 @@ work=${EMS_FL_DOCKER_WORK:-$(mktemp -d "${TMPDIR:-/var/tmp}/ems-fl-docker.XXXXXX
 project=ems-fl-test-$$
 engine=
 started=
+downloaded=
 export DOCKER_BUILDKIT=0 EMS_FL_IMAGE="$project"
 
 say() { echo "test-docker: $*"; }
@@ -40,7 +41,7 @@ clean_up() {
     else
         docker image rm -f "$project" >/dev/null 2>&1 || true
     fi
-    rm -rf docker/wheelhouse
+    [ -z "$downloaded" ] || rm -rf docker/wheelhouse
     [ -n "${EMS_FL_DOCKER_WORK:-}" ] || rm -rf "$work"
     exit "$status"
 }
@@ -62,11 +63,13 @@ start_engine() {
     need docker docker.io
     if docker info >/dev/null 2>&1; then say "using the Docker engine that runs already"; return; fi
     [ "$(id -u)" = 0 ] || fail "no Docker engine answers, and starting one needs root"
-    need dockerd docker.io iptables
-    need iptables iptables
+    need dockerd docker.io
     say "starting a Docker engine"
     export DOCKER_HOST="unix://$work/docker.sock"
-    dockerd --data-root "$work/data" --exec-root "$work/exec" --pidfile "$work/dockerd.pid" --host "$DOCKER_HOST" \
+    # No bridge, no packet filter, no forwarding: an engine leaves those behind when it ends, and an internal network
+    # needs none of them. A session of its own, so that Ctrl-C leaves it alive until the containers are gone.
+    setsid dockerd --data-root "$work/data" --exec-root "$work/exec" --pidfile "$work/dockerd.pid" \
+        --host "$DOCKER_HOST" --bridge none --iptables=false --ip6tables=false --ip-forward=false --ip-masq=false \
         >"$work/dockerd.log" 2>&1 &
     engine=$!
     for _ in $(seq 60); do
@@ -94,12 +97,17 @@ find_base_image() {
 }
 
 build() {
-    say "downloading Python packages"
-    # Word splitting is wanted: PIP_ARGS holds several arguments.
-    # shellcheck disable=SC2086
-    "$PYTHON" -m pip --disable-pip-version-check download $PIP_ARGS -d "$work/wheels" -r requirements.txt
-    rm -rf docker/wheelhouse && mkdir docker/wheelhouse && cp -l "$work"/wheels/* docker/wheelhouse/ 2>/dev/null \
-      || cp "$work"/wheels/* docker/wheelhouse/
+    if [ -d docker/wheelhouse ]; then
+        say "using the wheels in docker/wheelhouse"
+    else
+        say "downloading Python packages"
+        downloaded=yes
+        # Word splitting is wanted: PIP_ARGS holds several arguments.
+        # shellcheck disable=SC2086
+        "$PYTHON" -m pip --disable-pip-version-check download $PIP_ARGS -d "$work/wheels" -r requirements.txt
+        mkdir docker/wheelhouse
+        cp -l "$work"/wheels/* docker/wheelhouse/ 2>/dev/null || cp "$work"/wheels/* docker/wheelhouse/
+    fi
     say "building the image on $BASE_IMAGE"
     docker build -f docker/Dockerfile -t "$project" --build-arg BASE_IMAGE="$BASE_IMAGE" \
         --build-arg PIP_ARGS="--no-index --find-links /wheels" .
