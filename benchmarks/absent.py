@@ -1,0 +1,126 @@
+"""``python -m benchmarks.absent``: restrict, renormalise or mask? Without the sky, on the demo's domains.
+
+Each of the eight domains is a cluster of one device with one expert a layer, assigned by routing mass.
+Every cluster tunes its experts once, from the base; then the held-out loss of its own sub-model, and of
+the merged model under its full router, are means over the domains. Ends with one JSON line.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from transformers import AutoTokenizer
+
+from client.train import TrainSpec, mean_loss, train
+from demo.base_model import resolve_model_name
+from demo.corpus import domains
+from demo.packing import pack
+from moe.adapters import MergedModel, attach, get_arrays
+from moe.experts import ExpertArrays, ExpertLayout, Tuning
+from moe.layout import read_layout
+from moe.routing import routing_mass
+from moe.submodel import load_full, load_submodel
+
+_RULES = ("restrict", "renormalise", "mask")
+_LENGTH_TOKENS = 64
+_HELD_OUT = 48
+_MAX_TRAIN = 512
+_BATCH = 8
+
+Blocks = Mapping[str, tuple[NDArray[np.int64], NDArray[np.int64]]]
+"""Domain -> blocks to train on and held-out blocks, each ``[N, T]``."""
+
+
+def assign(
+    path: str, layout: ExpertLayout, blocks: Blocks
+) -> tuple[dict[str, dict[int, tuple[int, ...]]], float]:
+    """Give each domain one expert a layer so that most routing mass is captured; return that share too."""
+    model = load_full(path)
+    mass_CLE = np.stack(
+        [
+            routing_mass(model, torch.from_numpy(train_NT[:32]).split(_BATCH))
+            for train_NT, _ in blocks.values()
+        ]
+    )
+    share_CLE = mass_CLE / mass_CLE.sum(axis=2, keepdims=True)
+    keep: dict[str, dict[int, tuple[int, ...]]] = {name: {} for name in blocks}
+    captured = []
+    for row, layer in enumerate(layout.layers):
+        clusters, experts = linear_sum_assignment(-share_CLE[:, row])
+        captured.append(share_CLE[clusters, row, experts].mean())
+        for cluster, expert in zip(clusters, experts, strict=True):
+            keep[list(blocks)[cluster]][layer] = (int(expert),)
+    return keep, float(np.mean(captured))
+
+
+def measure(
+    path: str, rule: str, keep: Mapping[str, Mapping[int, tuple[int, ...]]], blocks: Blocks, spec: TrainSpec
+) -> dict[str, float]:
+    """Tune every cluster once under a rule; return mean held-out losses in nats per token."""
+    tuning = Tuning()
+    merged: ExpertArrays = {}
+    before, after = [], []
+    for number, (name, (train_NT, held_NT)) in enumerate(blocks.items()):
+        model = attach(load_submodel(path, keep[name], absent=rule), tuning)
+        before.append(mean_loss(model, held_NT, _BATCH))
+        train(model, train_NT, spec, [0, number])
+        after.append(mean_loss(model, held_NT, _BATCH))
+        merged |= get_arrays(model)
+    full = MergedModel(path, tuning)
+    base = [mean_loss(full.model, held_NT, _BATCH) for _, held_NT in blocks.values()]
+    full.set(merged)
+    whole = [mean_loss(full.model, held_NT, _BATCH) for _, held_NT in blocks.values()]
+    names = ("submodel_before", "submodel_after", "merged_before", "merged_after")
+    return {n: round(float(np.mean(v)), 4) for n, v in zip(names, (before, after, base, whole), strict=True)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.absent", description=__doc__)
+    parser.add_argument("--steps", type=int, default=60, help="local steps of every cluster (default: 60)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    path = resolve_model_name("demo")
+    layout = read_layout(path)
+    blocks = _read_blocks(path, min(layout.num_experts.values()))
+    keep, capture = assign(path, layout, blocks)
+    most = max(layout.num_experts.values())
+    print(f"{len(blocks)} domains, one expert of {most} a layer, capture {capture:.2f}", flush=True)
+    spec = TrainSpec(
+        steps=options.steps,
+        wall_budget_s=float("inf"),
+        batch_size=_BATCH,
+        learning_rate=5e-3,
+        optimizer="adamw",
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+    )
+    results = {}
+    for rule in _RULES:
+        results[rule] = measure(path, rule, keep, blocks, spec)
+        print(
+            f"{rule:<12} " + "  ".join(f"{name} {value:.3f}" for name, value in results[rule].items()),
+            flush=True,
+        )
+    print(json.dumps({"capture": round(capture, 4), **results}))
+    return 0
+
+
+def _read_blocks(path: str, most: int) -> Blocks:
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    blocks: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+    for name, texts in list(domains().items())[:most]:
+        held = max(1, len(texts) // 8)
+        train_NT = pack(tokenizer, texts[held:], sequence_length=_LENGTH_TOKENS, max_examples=_MAX_TRAIN)
+        held_NT = pack(tokenizer, texts[:held], sequence_length=_LENGTH_TOKENS, max_examples=_HELD_OUT)
+        blocks[name] = (train_NT, held_NT)
+    return blocks
+
+
+if __name__ == "__main__":
+    sys.exit(main())
