@@ -40,20 +40,44 @@ def ensure(path: Path, make: Callable[[Path], None], progress: Callable[[str], N
         Fills the empty folder it is given.
     progress : Callable[[str], None]
         Told at least every 5 s that another process is making it, while that is so.
+
+    Raises
+    ------
+    ValueError
+        If the cache cannot be written; says how to name another.
     """
     if path.is_dir():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _check_writable(path.parent)
     with _locked(path.with_name(f"{path.name}.lock"), progress):
         if not path.is_dir():
             making = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
             try:
                 make(making)
                 making.chmod(0o755)  # mkdtemp's folder is the owner's alone
-                os.replace(making, path)
+                _put(making, path)
             finally:
                 shutil.rmtree(making, ignore_errors=True)
     return path
+
+
+def _check_writable(parent: Path) -> None:
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=parent).close()
+    except OSError as error:
+        raise ValueError(
+            f"the cache {parent} cannot be written ({error.strerror}); set EMS_FL_CACHE to a folder that can"
+        ) from error
+
+
+def _put(making: Path, path: Path) -> None:
+    try:
+        os.replace(making, path)
+    except OSError:
+        # Where files have no locks another process may have been first; what it made is as good.
+        if not path.is_dir():
+            raise
 
 
 @contextmanager
@@ -70,4 +94,6 @@ def _locked(path: Path, progress: Callable[[str], None]) -> Iterator[None]:
                     last_s = time.monotonic()
                     progress(f"waiting for another process that is making {path.stem}")
                 time.sleep(_POLL_S)
+            except OSError:  # a file system without locks: at worst two processes make the same
+                break
         yield

@@ -77,3 +77,20 @@ def test_other_keys_have_another_place() -> None:
         len({cache.folder("kind", "a", "b"), cache.folder("kind", "a", "c"), cache.folder("other", "a", "b")})
         == 3
     )
+
+
+def test_who_comes_second_without_a_lock_takes_what_the_first_made(tmp_path: Path) -> None:
+    def overtaken(folder: Path) -> None:
+        (tmp_path / "key").mkdir()
+        (tmp_path / "key" / "file").write_text("the other's")
+        _write(folder)
+
+    found = cache.ensure(tmp_path / "key", overtaken, print)
+    assert (found / "file").read_text() == "the other's"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "key.lock"]
+
+
+def test_a_cache_that_cannot_be_written_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ValueError, match=r"file/kind cannot be written.*set EMS_FL_CACHE"):
+        cache.ensure(tmp_path / "file" / "kind" / "key", _write, print)
