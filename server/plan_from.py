@@ -1,6 +1,7 @@
 """From the run configuration to the contact plan: a saved one, or satellites, sites and link."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from sim.link import Link, fixed_link, link_preset
 from sim.plan import ContactPlan
 from sim.plan_files import read_plan
 from sim.population import Population
+from sim.sites import read_sites
 from sim.sky import SkySettings, build_plan
 
 BITS = 8
@@ -31,20 +33,27 @@ def _sky(config: RunConfig) -> SkySettings:
     settings = config.sky
     start = datetime.fromisoformat(settings.start_utc) if settings.start_utc else None
     span_s = settings.hours * 3600.0
+    sky = SkySettings(
+        start=start,
+        span_s=span_s,
+        step_s=settings.step_s,
+        ut1_utc_s=settings.ut1_utc_s,
+        serving=settings.serving,
+        area=settings.area,
+        gateways=read_sites(settings.gateways) if settings.gateways else (),
+    )
     kind, _, rest = settings.elements.partition(":")
     if kind == "tle":
-        return SkySettings(elements=rest, start=start, span_s=span_s, step_s=settings.step_s)
+        return replace(sky, elements=rest)
     total, planes, phasing = (int(part) for part in rest.split("/"))
-    return SkySettings(
+    return replace(
+        sky,
         walker_pattern="star" if kind == "walker-star" else "delta",
         walker_total=total,
         walker_planes=planes,
         walker_phasing=phasing,
         inclination_deg=settings.inclination_deg,
         altitude_km=settings.altitude_km,
-        start=start,
-        span_s=span_s,
-        step_s=settings.step_s,
     )
 
 

@@ -101,8 +101,29 @@ class SkySettings(Section):
         default=550.0, ge=160, le=50_000, description="Altitude of the circular Walker orbits."
     )
     start_utc: str = Field(
-        default="2026-01-01T00:00:00Z",
-        description="UTC instant of simulated second 0, ISO 8601; empty = newest epoch of the element file.",
+        default="",
+        description="UTC instant of simulated second 0, ISO 8601; empty = newest epoch of the element file, "
+        "or 2026-01-01T00:00:00Z for Walker.",
+    )
+    # Leap seconds keep it within 0.9 s; a rise moves by up to 0.5 s when 0.17 s of it are left out (docs/sky.md).
+    ut1_utc_s: float = Field(
+        default=0.0, gt=-1, lt=1, description="UT1 - UTC in seconds, as IERS publishes it."
+    )
+    serving: str = Field(
+        default="any",
+        min_length=1,
+        description="any = every satellite serves the server, over inter-satellite links; or the name of the "
+        "one satellite that is the server.",
+    )
+    area: Literal["centre", "all"] = Field(
+        default="centre",
+        description="A cluster is in contact when its centre is, or when all of its circle (radius_km of the "
+        "sites file) is.",
+    )
+    gateways: str = Field(
+        default="",
+        description="CSV of gateway sites for satellites without inter-satellite links, which store and "
+        "forward; absolute, empty = linked.",
     )
     hours: float = Field(
         default=24.0,
@@ -124,7 +145,7 @@ class SkySettings(Section):
     )
 
     _elements = field_validator("elements")(check_elements)
-    _absolute = field_validator("plan_file")(require_absolute)
+    _absolute = field_validator("plan_file", "gateways")(require_absolute)
 
     @field_validator("start_utc")
     @classmethod
