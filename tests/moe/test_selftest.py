@@ -1,0 +1,43 @@
+"""The self-test must see a fault: it is all that stands between an unknown family and a silent error."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from moe import selftest
+from moe.kept import KeptExperts
+from moe.selftest import check
+from moe.submodel import fused_experts
+
+Tiny = Callable[[str], Path]
+
+
+def test_it_fails_when_a_weight_comes_back_changed(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(model: nn.Module) -> dict[int, dict[int, dict[str, Tensor]]]:
+        found = fused_experts(model)
+        for experts in found.values():
+            for index in experts:
+                if index == 3:
+                    experts[index]["down_proj"] = experts[index]["down_proj"] + 1e-6
+        return found
+
+    monkeypatch.setattr(selftest, "fused_experts", damaged)
+    result = check(tiny("mixtral"))
+    assert not result.is_merge_exact
+    assert not result.has_passed
+
+
+def test_it_fails_when_the_experts_compute_something_else(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = KeptExperts._run
+    monkeypatch.setattr(
+        KeptExperts, "_run", lambda self, hidden, sizes: real(self, torch.relu(hidden), sizes)
+    )
+    result = check(tiny("mixtral"))
+    assert result.is_merge_exact
+    assert result.keep_all_error > 1e-3
+    assert not result.has_passed
