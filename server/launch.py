@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from server.config import read_config
 from server.environment import (
     DEPLOYED_CONFIG,
     LAUNCH_CONFIG,
@@ -68,6 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check(options)
         overrides = merge_run_config(options.run_config, runs_folder=Path.cwd() / "runs")
+        if options.app.resolve() == repository():
+            read_config(
+                overrides
+            )  # The app does it again; here a refusal takes a second, not a start of Flower.
     except ValueError as error:
         print(f"launch: {error}", file=sys.stderr)
         return EXIT_USAGE

@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
@@ -18,7 +19,7 @@ RUNS_KEY = "run.dir"
 PAIR = re.compile(r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)")
 
 
-def merge_run_config(items: Sequence[str], *, runs_folder: Path) -> dict[str, object]:
+def merge_run_config(items: Sequence[str], *, runs_folder: Path) -> dict[str, Any]:
     """Merge TOML files and ``key=value`` settings, in order; the last one wins.
 
     Parameters
@@ -39,7 +40,7 @@ def merge_run_config(items: Sequence[str], *, runs_folder: Path) -> dict[str, ob
     ValueError
         With every unreadable file and setting at once.
     """
-    merged: dict[str, object] = {}
+    merged: dict[str, Any] = {}
     faults: list[str] = []
     for item in items:
         try:

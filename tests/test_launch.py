@@ -256,6 +256,15 @@ def test_wrong_use_is_refused_with_every_fault_before_anything_starts(
     assert "--workers" in said and "--timeout" in said and "--app" in said
 
 
+def test_impossible_settings_are_refused_all_at_once_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.launch.make_home", lambda: pytest.fail("something was started"))
+    assert main(["-c", "sky.elevation-mask-deg=95 population.devices=0", "no-such.key=1"]) == 2
+    said = capsys.readouterr().err
+    assert "sky.elevation-mask-deg" in said and "population.devices" in said and "no-such.key" in said
+
+
 # --- real runs ---
 
 
