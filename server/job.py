@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from client.data import FederatedText
+from transformers import AutoTokenizer
+
+from client.data import FederatedText, check_blocks
 from demo.base_model import ensure_base_model, resolve_model_name
 from moe.adapters import initial_arrays
 from moe.checkpoint import fingerprint
@@ -87,13 +89,16 @@ def prepare(config: RunConfig, say: Callable[[str], None]) -> Job:
     """
     population = population_from(config)
     plan = plan_from(config, population, say) if config.sky.simulated else None
+    text = text_from(config, population)
+    for note in text.notes:
+        say(f"note: {note}")
+    # Last, because the demo's model takes a minute to make: a misspelt column is refused at once.
     if config.model.name == "demo":
         ensure_base_model(say)
     path = str(resolve_model_name(config.model.name))
     layout, tuning = read_layout(path), tuning_from(config)
-    text = text_from(config, population)
-    for note in text.notes:
-        say(f"note: {note}")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    check_blocks(text, tokenizer, population, sequence_length=config.data.sequence_length)
     return Job(
         config=config,
         population=population,

@@ -105,7 +105,7 @@ class SkySettings(Section):
         description="UTC instant of simulated second 0, ISO 8601; empty = newest epoch of the element file, "
         "or 2026-01-01T00:00:00Z for Walker.",
     )
-    # Within 0.9 s by leap seconds; leaving out 0.17 s of it moves a grazing rise by up to 0.5 s (docs/sky.md).
+    # Within 0.9 s by leap seconds; without 0.17 s of it a grazing rise moves by up to 0.5 s (docs/sky.md).
     ut1_utc_s: float = Field(
         default=0.0, gt=-1, lt=1, description="UT1 - UTC in seconds, as IERS publishes it."
     )
