@@ -1,5 +1,4 @@
 import csv
-import datetime as dt
 import math
 from pathlib import Path
 
@@ -19,11 +18,8 @@ from sim.elements import parse_tle, read_tle
 from sim.population import Cluster
 from sim.sites import default_clusters
 from sim.walker import walker
-from tests.sim.windows import elevations_deg, geostationary, nasty_skies, site
+from tests.sim.windows import DAY_S, EPOCH, TRUTH_START, elevations_deg, geostationary, nasty_skies, site
 
-DAY_S = 86_400.0
-TRUTH_START = dt.datetime(2021, 1, 31, tzinfo=dt.UTC)
-EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 TEN_MILLISECONDS = 0.010
 TRUTH_UT1_UTC_S = -0.1667  # of the truth file, see its README
 

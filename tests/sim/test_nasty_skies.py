@@ -12,13 +12,7 @@ from sim.contact import (
 from sim.orbit import Satellite
 from sim.population import Cluster
 from sim.walker import walker
-from tests.sim.windows import elevations_deg, geostationary, nasty_skies, site
-
-DAY_S = 86_400.0
-TRUTH_START = dt.datetime(2021, 1, 31, tzinfo=dt.UTC)
-EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-TEN_MILLISECONDS = 0.010
-TRUTH_UT1_UTC_S = -0.1667  # of the truth file, see its README
+from tests.sim.windows import DAY_S, EPOCH, TRUTH_START, elevations_deg, geostationary, nasty_skies, site
 
 
 def test_a_geostationary_satellite_is_one_window_as_long_as_the_span() -> None:
@@ -47,13 +41,6 @@ def brute_force(satellite: Satellite, here: Cluster, start: dt.datetime, span_s:
         crossing_s = np.concatenate([crossing_s, [span_s]])
     pairs: np.ndarray = crossing_s.reshape(-1, 2)
     return pairs
-
-
-MOLNIYA = (
-    "MOLNIYA 2-10\n"
-    "1 07376U 74056A   21029.54236434  .00000064  00000-0  00000-0 0  9990\n"
-    "2 07376  64.5113 331.4700 6566498 284.5553  14.3000  2.00603170341380\n"
-)
 
 
 @pytest.mark.parametrize("name", [sky[0] for sky in nasty_skies()])

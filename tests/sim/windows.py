@@ -5,15 +5,20 @@ import math
 
 import numpy as np
 
+from sim.elements import checksum, parse_tle
 from sim.geodesy import site_positions_km
 from sim.orbit import Satellite, propagate
 from sim.population import Cluster
+from sim.walker import walker
 
 DAY_S = 86_400.0
 TRUTH_START = dt.datetime(2021, 1, 31, tzinfo=dt.UTC)
 EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-TEN_MILLISECONDS = 0.010
-TRUTH_UT1_UTC_S = -0.1667  # of the truth file, see its README
+MOLNIYA = (
+    "MOLNIYA 2-10\n"
+    "1 07376U 74056A   21029.54236434  .00000064  00000-0  00000-0 0  9990\n"
+    "2 07376  64.5113 331.4700 6566498 284.5553  14.3000  2.00603170341380\n"
+)
 
 
 def site(latitude_deg: float, longitude_deg: float, mask_deg: float, altitude_m: float = 0.0) -> Cluster:
@@ -58,8 +63,6 @@ def geostationary(longitude_deg: float) -> tuple[Satellite, ...]:
 
 def nasty_skies() -> list[tuple[str, Satellite, Cluster, dt.datetime]]:
     lines = MOLNIYA.splitlines()
-    from sim.elements import checksum
-
     heo = parse_tle("\n".join([lines[0], *(x[:68] + str(checksum(x)) for x in lines[1:])]))[0]
     gps = walker(total=1, planes=1, phasing=0, inclination_deg=55, altitude_km=20_180, epoch=EPOCH)[0]
     low = walker(total=1, planes=1, phasing=0, inclination_deg=97, altitude_km=400, epoch=EPOCH)[0]
