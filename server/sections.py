@@ -147,7 +147,7 @@ class TrainSettings(Section):
         default=16.0, gt=0, le=1e6, description="Scale of the adapters: alpha / rank times B A."
     )
     lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout before A, in training only.")
-    # Measured on the demo: half the rank at twice the rate of 16 and 5e-3 is as good; 2e-2 overfits (docs/LOG.md).
+    # Measured on the demo: rank 8 at 1e-2 does as well as rank 16 at 5e-3; 2e-2 overfits (docs/LOG.md).
     learning_rate: float = Field(default=1e-2, gt=0, le=10, description="Step size of the local optimiser.")
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="Local optimiser.")
     batch_size: int = Field(default=8, ge=1, description="Blocks per local step.")
