@@ -22,6 +22,7 @@ def test_it_tells_what_a_device_would_hold(
         assert line in told
     # 51,840 shared bytes and 2 layers of 1 expert of 9,216 bytes, of 8: 70,272 of 199,296 bytes
     assert "1 experts   70.27 kB   35% of the whole" in told
+    assert "2 experts   88.70 kB   45% of the whole" in told
     assert "self-test" not in told
 
 
