@@ -75,13 +75,14 @@ def test_the_environment_carries_the_settings_unless_the_user_has_set_them(tmp_p
         f"import os; exec(open({str(pth)!r}).read()); "
         "print(os.environ['FLWR_HOME'], os.environ['FLWR_TELEMETRY_ENABLED'])"
     )
+    # -S: this Python's own .pth file, where `make` has written one, must not answer instead.
     bare = {key: value for key, value in os.environ.items() if not key.startswith("FLWR_")}
     own = subprocess.run(
-        [sys.executable, "-c", program], env=bare, capture_output=True, text=True, check=True
+        [sys.executable, "-S", "-c", program], env=bare, capture_output=True, text=True, check=True
     )
     assert own.stdout.split() == [str(tmp_path / ".flwr"), "0"]
     theirs = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-S", "-c", program],
         env=bare | {"FLWR_HOME": "mine"},
         capture_output=True,
         text=True,
