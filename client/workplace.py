@@ -21,7 +21,7 @@ from moe.adapters import attach
 from moe.checkpoint import fingerprint
 from moe.experts import ExpertId, Tuning
 from moe.routing import routing_mass
-from moe.submodel import load_full, load_submodel
+from moe.submodel import load_streamed, load_submodel
 from server.config import RunConfig, Scalar, read_config
 from server.world import population_from, text_from, tuning_from
 from sim.population import Population
@@ -89,8 +89,10 @@ class Workplace:
         return AutoTokenizer.from_pretrained(self.path)
 
     @cached_property
-    def _full_model(self) -> PreTrainedModel:
-        return load_full(self.path, dtype=self._dtype)
+    def _streamed_model(self) -> PreTrainedModel:
+        # A device that can only hold its sub-model must still say which experts it needs: layers
+        # come from disk one by one, the numbers are those of the full model.
+        return load_streamed(self.path, dtype=self._dtype)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -104,7 +106,7 @@ class Workplace:
     def _profile(self, device_id: int) -> tuple[NDArray[np.float64], ...]:
         """Return the gate mass [E] per MoE layer of a sample of the device's blocks."""
         sample_NT = torch.from_numpy(self.blocks(device_id)[: self.config.profile.examples])
-        return tuple(routing_mass(self._full_model, sample_NT.split(self.config.evaluate.batch_size)))
+        return tuple(routing_mass(self._streamed_model, sample_NT.split(self.config.evaluate.batch_size)))
 
     def _load(self, experts: frozenset[ExpertId]) -> nn.Module:
         """Return the sub-model of these experts with adapters attached."""

@@ -21,8 +21,8 @@ from server.observer import Observer, nodes_by_cluster
 from server.report import render_summary
 from server.run_folder import name_run_folder
 from server.runlog import EVENTS_FILE, RunLog
-from server.summarise import summarise
-from server.summary import write_summary
+from server.summarise import model_card, summarise
+from server.summary import RunSummary, write_summary
 
 app = ServerApp()
 
@@ -62,11 +62,11 @@ def run(grid: Grid, config: RunConfig) -> Path:
         else:
             outcome = run_ems_fl(job, grid, log, observer, saved)
         with log.doing("exporting the adapter and measuring"):
-            _export(job, outcome, log.folder)
             ledger = Ledger.read(log.folder / EVENTS_FILE, job.clusters, nodes_by_cluster(job))
             summary = summarise(
                 job, outcome, ledger, evaluator, folder=str(log.folder), began_wall_s=began_wall_s
             )
+            _export(job, outcome, log.folder, summary)
         write_summary(log.folder, summary)
         log.say(render_summary(summary))
         if not ledger.train_messages_up:
@@ -84,9 +84,10 @@ def _open_log(config: RunConfig, saved: Saved | None) -> RunLog:
     return RunLog.resume(folder, config, offset=saved.extra["log_offset"], merges=saved.strategy.merges)
 
 
-def _export(job: Job, outcome: Outcome, folder: Path) -> None:
+def _export(job: Job, outcome: Outcome, folder: Path, summary: RunSummary) -> None:
     if job.tuning.method == "ffa":
-        export_adapter(job.path, outcome.values, job.tuning, folder / "adapter")
+        about = model_card(job.config, summary)
+        export_adapter(job.path, outcome.values, job.tuning, folder / "adapter", about=about)
     # Full tuning has no adapter to take home, so its merged checkpoint is not a matter of choice.
     if job.config.run.export_merged or job.tuning.method == "full":
         export_merged(job.path, outcome.values, job.tuning, folder / "merged")

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 
 from moe.experts import ExpertArrays
+from server.config import RunConfig
 from server.ems_fl_run import Outcome
 from server.evaluate import Evaluator
 from server.job import FLOAT32_BYTES, Job
@@ -57,6 +58,32 @@ def summarise(
         is_simulated=job.plan is not None,
         warnings=(warning,) if warning else (),
     )
+
+
+def model_card(config: RunConfig, summary: RunSummary) -> dict[str, str]:
+    """Return what the adapter's model card says of the run that made it."""
+    sky = config.sky.plan_file or f"{config.sky.elements}, mask {config.sky.elevation_mask_deg:g} deg"
+    return {
+        "Strategy": summary.strategy,
+        "Data": f"{config.data.source}, partitioned by {config.data.partitioner}",
+        "Sky": f"{sky}, {config.sky.hours:g} h" if summary.is_simulated else "a real network",
+        "Population": f"{config.population.devices} devices in {config.population.clusters} clusters",
+        "Seed": str(config.seed),
+        "Held-out loss, own sub-models": _change(
+            [(c.own_loss_before, c.own_loss_after) for c in summary.clusters]
+        ),
+        "Held-out loss, merged model": _change(
+            [(c.merged_loss_before, c.merged_loss_after) for c in summary.clusters]
+        ),
+    }
+
+
+def _change(losses: list[tuple[float | None, float | None]]) -> str:
+    known = [(before, after) for before, after in losses if before is not None and after is not None]
+    if len(known) < len(losses):
+        return "not measured for every cluster"
+    before, after = (sum(column) / len(known) for column in zip(*known, strict=True))
+    return f"{before:.3f} before, {after:.3f} after (nats a token, mean over clusters)"
 
 
 def _own_losses(values: ExpertArrays, outcome: Outcome, evaluator: Evaluator) -> Mapping[str, float]:

@@ -51,6 +51,8 @@ def test_a_run_leaves_everything_behind_and_its_numbers_add_up(tiny_run: Setting
         assert cluster["experts_per_layer"] == [1, 1]
         assert 0.0 < cluster["capture"] <= 1.0 and cluster["random_capture"] == 0.25
         assert cluster["own_loss_after"] is not None and cluster["merged_loss_after"] is not None
+    card = (folder / "adapter" / "README.md").read_text()
+    assert "8 devices in 4 clusters" in card and "nats a token" in card
     assert summary["spent"]["trainable_parameters"] * 4 == summary["full_adapter"]["trainable_parameters"]
 
 
