@@ -16,12 +16,12 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from client.data import FederatedText, pack
 from client.train import TrainSpec
+from client.tuned import load_tuned
 from demo.base_model import resolve_model_name
-from moe.adapters import attach
 from moe.checkpoint import fingerprint
 from moe.experts import ExpertId, Tuning
 from moe.routing import routing_mass
-from moe.submodel import load_streamed, load_submodel
+from moe.submodel import load_streamed
 from server.config import RunConfig, Scalar, read_config
 from server.world import population_from, text_from, tuning_from
 from sim.population import Population
@@ -110,11 +110,7 @@ class Workplace:
 
     def _load(self, experts: frozenset[ExpertId]) -> nn.Module:
         """Return the sub-model of these experts with adapters attached."""
-        keep: dict[int, list[int]] = {}
-        for expert in sorted(experts):
-            keep.setdefault(expert.layer, []).append(expert.index)
-        model = load_submodel(self.path, keep, absent=self.config.model.absent, dtype=self._dtype)
-        return attach(model, self.tuning)
+        return load_tuned(self.config, self.path, self.tuning, experts)
 
 
 def workplace(context: Context) -> Workplace:

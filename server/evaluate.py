@@ -16,9 +16,9 @@ from transformers import AutoTokenizer
 
 from client.data import FederatedText, pack
 from client.train import mean_loss
-from moe.adapters import MergedModel, attach, set_arrays
+from client.tuned import load_tuned
+from moe.adapters import MergedModel, set_arrays
 from moe.experts import ExpertArrays, ExpertId, Tuning
-from moe.submodel import load_submodel
 from server.config import RunConfig
 
 
@@ -72,8 +72,4 @@ class Evaluator:
         return mean_loss(model, self._heldout[cluster], self._config.evaluate.batch_size)
 
     def _load_submodel(self, experts: tuple[ExpertId, ...]) -> nn.Module:
-        keep: dict[int, list[int]] = {}
-        for expert in experts:
-            keep.setdefault(expert.layer, []).append(expert.index)
-        model = load_submodel(self._path, keep, absent=self._config.model.absent, dtype=self._dtype)
-        return attach(model, self._tuning)
+        return load_tuned(self._config, self._path, self._tuning, experts)

@@ -1,0 +1,20 @@
+"""A sub-model ready to be tuned: what a device trains, and what the server measures for it."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from moe.adapters import attach
+from moe.experts import ExpertId, Tuning
+from moe.submodel import load_submodel
+from server.config import RunConfig
+
+
+def load_tuned(config: RunConfig, path: str, tuning: Tuning, experts: Iterable[ExpertId]) -> nn.Module:
+    """Return the sub-model of these experts, lazily read, with their tuned arrays attached."""
+    keep: dict[int, list[int]] = {}
+    for expert in sorted(experts):
+        keep.setdefault(expert.layer, []).append(expert.index)
+    dtype = getattr(torch, config.model.dtype)
+    return attach(load_submodel(path, keep, absent=config.model.absent, dtype=dtype), tuning)
