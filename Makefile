@@ -10,7 +10,7 @@ VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ems-fl-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
-SOURCES := client demo moe server sim strategy
+SOURCES := benchmarks client demo moe server sim strategy tests
 ARGS ?=
 
 help: ## show this list

@@ -105,9 +105,10 @@ def local_port(root: Path) -> int:
 
 
 def checkout_settings(root: Path) -> dict[str, str]:
-    """Return the settings of one checkout: its Flower home, and the port of its local SuperLink."""
+    """Return the settings of one checkout: its Flower home, its runs, and the port of its local SuperLink."""
     port = local_port(root)
     return {
+        "EMS_FL_RUNS": str(root / "runs"),
         "FLWR_HOME": str(root / ".flwr"),
         "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
         "FLWR_LOCAL_CONTROL_API_PORT": str(port),

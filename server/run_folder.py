@@ -13,6 +13,8 @@ from flwr.common.config import flatten_dict
 from server.config import RunConfig, flat_config, read_config
 from server.config_text import toml_text
 
+RUNS_VARIABLE = "EMS_FL_RUNS"
+"""Environment variable that names the folder of runs where ``run.dir`` does not."""
 CONFIG_FILE = "config.toml"
 RESUME_FILE = "resume.toml"
 
@@ -31,14 +33,14 @@ def name_run_folder(config: RunConfig, now: datetime | None = None) -> Path:
     ----------
     config : RunConfig
         ``run.resume``, ``run.dir`` and ``run.name`` are used; an empty ``run.dir`` stands for
+        ``$EMS_FL_RUNS``, which `make setup` points to ``runs/`` of the checkout, else for
         ``$XDG_DATA_HOME/ems-fl/runs`` (``~/.local/share`` where that is not set).
     now : datetime or None
         Wall clock in the name; None reads it.
     """
     if config.run.resume:
         return Path(config.run.resume)
-    data_home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    parent = Path(config.run.dir) if config.run.dir else data_home / "ems-fl" / "runs"
+    parent = Path(config.run.dir or os.environ.get(RUNS_VARIABLE) or _data_home() / "ems-fl" / "runs")
     stamp = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")
     folder = parent / f"{config.run.name}-{stamp}"
     number = 1
@@ -46,6 +48,10 @@ def name_run_folder(config: RunConfig, now: datetime | None = None) -> Path:
         number += 1
         folder = parent / f"{config.run.name}-{stamp}-{number}"
     return folder
+
+
+def _data_home() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
 
 
 def create_run_folder(folder: Path, config: RunConfig) -> None:

@@ -53,7 +53,8 @@ class RunSettings(Section):
     # XDG base directories: user data that should survive goes under XDG_DATA_HOME.
     dir: str = Field(
         default="",
-        description="Folder that run folders are made in; absolute, empty = $XDG_DATA_HOME/ems-fl/runs.",
+        description="Folder that run folders are made in; absolute, empty = $EMS_FL_RUNS (runs/ of the "
+        "checkout after make setup), else $XDG_DATA_HOME/ems-fl/runs.",
     )
     name: str = Field(
         default="demo",

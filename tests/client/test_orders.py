@@ -17,7 +17,7 @@ POPULATION = population_from(CONFIG)
 FIRST, SECOND = (cluster.name for cluster in POPULATION.clusters)
 
 
-def context(**node_config: str) -> Context:
+def context(**node_config: bool | int | float | str) -> Context:
     return Context(run_id=1, node_id=1, node_config=node_config, state=RecordDict(), run_config={})
 
 
@@ -26,8 +26,8 @@ def message(content: RecordDict | None = None) -> Message:
 
 
 def test_the_sky_in_the_message_wins_over_the_node() -> None:
-    sky = {"cluster": SECOND, "devices": [4, 5], "local-steps": 9, "time-s": 12.5, "node": 5}
-    told = message(RecordDict({SKY_RECORD: ConfigRecord(sky)}))
+    sky = ConfigRecord({"cluster": SECOND, "devices": [4, 5], "local-steps": 9, "time-s": 12.5, "node": 5})
+    told = message(RecordDict({SKY_RECORD: sky}))
     orders = read_orders(told, context(devices="0"), CONFIG, POPULATION)
     assert (orders.cluster, orders.devices, orders.steps) == (SECOND, (4, 5), 9)
     assert orders.wall_budget_s == math.inf

@@ -64,8 +64,11 @@ def _words(prefix: str, num_paragraphs: int) -> Iterator[str]:
 
 
 def _missing() -> Iterator[str]:
+    yield from _nowhere()
+
+
+def _nowhere() -> Iterator[str]:
     raise sources.SourceMissingError("the package 'nowhere' is not installed")
-    yield ""
 
 
 def test_a_missing_source_is_replaced_by_the_one_in_reserve() -> None:

@@ -44,6 +44,9 @@ def test_a_run_folder_is_named_after_the_run_and_the_instant(tmp_path: Path) -> 
 
 
 def test_runs_go_to_the_users_data_folder_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EMS_FL_RUNS", str(tmp_path / "mine"))
+    assert name_run_folder(read_config({})).parent == tmp_path / "mine"
+    monkeypatch.delenv("EMS_FL_RUNS")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert name_run_folder(read_config({}), NOW).parent == tmp_path / "ems-fl" / "runs"
     monkeypatch.delenv("XDG_DATA_HOME")
@@ -94,7 +97,7 @@ def test_the_settings_say_which_versions_made_them(tmp_path: Path) -> None:
 
 def test_resuming_with_other_settings_names_each_that_differs(tmp_path: Path) -> None:
     create_run_folder(tmp_path / "run", read_config({"train.max-steps": 7, "merge.max-merges": 3}))
-    asked = read_config({"seed": 2, "merge.max-merges": 9, "run.heartbeat-s": 1.0})
+    asked = read_config({"seed": 2, "train.max-steps": 16, "merge.max-merges": 9, "run.heartbeat-s": 1.0})
     with pytest.raises(ValueError) as caught:
         check_resumable(tmp_path / "run", asked)
     message = str(caught.value)

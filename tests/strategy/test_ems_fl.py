@@ -118,7 +118,7 @@ def broken_update(kind: str, message: Message, good: RecordDict) -> RecordDict:
     elif kind == "shape":
         delta[first] = np.zeros((2, 2), np.float32)
     elif kind == "dtype":
-        delta[first] = delta[first].astype(np.float64)  # type: ignore[assignment]
+        delta[first] = delta[first].astype(np.float64)
     elif kind == "foreign":
         delta[ParameterKey(0, 3, "fc_in.lora_B")] = np.ones(SHAPE, np.float32)
     elif kind == "examples":
