@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no fault of the code: nothing here asserts on time.
+settings.register_profile("ems-fl", deadline=None)
+settings.load_profile("ems-fl")
 
 
 @pytest.fixture(scope="session")
