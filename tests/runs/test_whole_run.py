@@ -22,6 +22,7 @@ from server.job import prepare
 from server.plan_from import plan_from
 from server.state import load_state
 from server.world import population_from, tuning_from
+from sim.plan_files import write_plan
 from tests.fake_grid import FakeGrid
 from tests.runs.conftest import Settings
 
@@ -118,6 +119,17 @@ def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
     assert one.values.keys() == other.values.keys()
     for key in one.values:
         np.testing.assert_array_equal(one.values[key], other.values[key])
+
+
+def test_a_plan_from_a_file_drives_a_run_exactly_as_the_computed_one(
+    tiny_run: Settings, clients: Clients, tmp_path: Path
+) -> None:
+    config = read_config(tiny_run)
+    write_plan(plan_from(config, population_from(config), print), tmp_path / "plan.parquet")
+    computed = run(clients(tiny_run), config)
+    settings = {**tiny_run, "sky.plan-file": str(tmp_path / "plan.parquet"), "sky.altitude-km": 900.0}
+    read = run(clients(settings), read_config(settings))
+    assert (computed / "events.jsonl").read_bytes() == (read / "events.jsonl").read_bytes()
 
 
 def test_the_exported_adapter_on_the_base_gives_the_servers_logits(
