@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -99,9 +100,17 @@ def tiny_run(checkpoint: Path, texts: Path, tmp_path: Path) -> Settings:
 def clients() -> Callable[..., FakeGrid]:
     """Return a maker of fake grids whose nodes run the real ClientApp."""
 
-    def make(settings: Settings, *, num_nodes: int = 2, spoil: Any = None, **more: Any) -> FakeGrid:
+    def make(
+        settings: Settings,
+        *,
+        num_nodes: int = 2,
+        spoil: Any = None,
+        node_configs: Any = MappingProxyType({}),
+        **more: Any,
+    ) -> FakeGrid:
         def client(message: Message) -> RecordDict | None:
-            context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=settings)
+            node = node_configs.get(message.metadata.dst_node_id, {})
+            context = Context(run_id=1, node_id=1, node_config=node, state=RecordDict(), run_config=settings)
             if spoil is not None:
                 spoil(message)
             return client_app(message, context).content

@@ -121,6 +121,39 @@ def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
         np.testing.assert_array_equal(one.values[key], other.values[key])
 
 
+def test_a_deployed_run_that_was_stopped_goes_on_without_the_messages_that_were_lost(
+    tiny_run: Settings, clients: Clients
+) -> None:
+    """Over a real link messages in flight end with Flower's run: their nodes must be asked anew."""
+    settings = {
+        **tiny_run,
+        "sky.simulated": False,
+        "sky.hours": 0.01,
+        "profile.wait-hours": 0.005,
+        "train.steps-wall-budget-s": 5.0,
+        "population.clusters": 2,
+        "train.max-steps": 2,
+        "merge.max-merges": 4,
+    }
+    clusters = [cluster.name for cluster in population_from(read_config(settings)).clusters]
+    nodes = {number: {"cluster": name} for number, name in enumerate(clusters, start=1)}
+    messages = 0
+
+    def cut(_: Message) -> None:
+        nonlocal messages
+        messages += 1
+        if messages == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(clients(settings, node_configs=nodes, spoil=cut, delay=lambda _: 3), read_config(settings))
+    stopped = next(Path(str(settings["run.dir"])).iterdir())
+    asked = load_state(stopped)[0]
+    assert asked.flights and asked.merges < 4
+    run(clients(settings, node_configs=nodes), read_config({**settings, "run.resume": str(stopped)}))
+    assert load_state(stopped)[0].merges == 4
+
+
 def test_a_plan_from_a_file_drives_a_run_exactly_as_the_computed_one(
     tiny_run: Settings, clients: Clients, tmp_path: Path
 ) -> None:
