@@ -3,6 +3,7 @@
 The algorithm is in ``strategy/ems_fl.py``, what it stands on in ``server/job.py``.
 """
 
+import shutil
 import time
 from pathlib import Path
 
@@ -84,13 +85,20 @@ def _open_log(config: RunConfig, saved: Saved | None) -> RunLog:
     return RunLog.resume(folder, config, offset=saved.extra["log_offset"], merges=saved.strategy.merges)
 
 
+def _replaced(target: Path) -> Path:
+    """Make room for an export: a run that ended and went on replaces what it took home before."""
+    if target.exists():
+        shutil.rmtree(target)
+    return target
+
+
 def _export(job: Job, outcome: Outcome, folder: Path, summary: RunSummary) -> None:
     if job.tuning.method == "ffa":
         about = model_card(job.config, summary)
-        export_adapter(job.path, outcome.values, job.tuning, folder / "adapter", about=about)
+        export_adapter(job.path, outcome.values, job.tuning, _replaced(folder / "adapter"), about=about)
     # Full tuning has no adapter to take home, so its merged checkpoint is not a matter of choice.
     if job.config.run.export_merged or job.tuning.method == "full":
-        export_merged(job.path, outcome.values, job.tuning, folder / "merged")
+        export_merged(job.path, outcome.values, job.tuning, _replaced(folder / "merged"))
 
 
 def _say(text: str) -> None:

@@ -121,6 +121,18 @@ def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
         np.testing.assert_array_equal(one.values[key], other.values[key])
 
 
+def test_a_run_that_ended_can_go_on_and_takes_home_the_newer_adapter(
+    tiny_run: Settings, clients: Clients
+) -> None:
+    settings = {**tiny_run, "merge.max-merges": 3, "run.export-merged": True}
+    folder = run(clients(settings), read_config(settings))
+    first = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    more = {**settings, "merge.max-merges": 6, "run.resume": str(folder)}
+    assert run(clients(settings), read_config(more)) == folder
+    assert load_state(folder)[0].merges == 6
+    assert (folder / "adapter" / "adapter_model.safetensors").read_bytes() != first
+
+
 def test_a_deployed_run_that_was_stopped_goes_on_without_the_messages_that_were_lost(
     tiny_run: Settings, clients: Clients
 ) -> None:
