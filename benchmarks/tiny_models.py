@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
+from moe.layout import auto_class
 from moe.quiet import quiet_loading
 
 VOCABULARY = 96
@@ -182,7 +183,8 @@ def save_tiny(
         ``folder``.
     """
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(tiny_config(family, **changes), dtype=torch.float32)
+    config = tiny_config(family, **changes)
+    model = auto_class(config).from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             # State-space layers are unstable with any but their own vectors.

@@ -4,8 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
+)
 
 from moe.blocks import REFUSED_FAMILIES, TESTED_FAMILIES, find_blocks
 from moe.experts import ExpertLayout
@@ -65,7 +70,7 @@ def open_storage(path: str | Path, dtype: torch.dtype | str = "auto") -> Storage
     checkpoint = open_checkpoint(path)
     config = read_config(checkpoint)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=resolve_dtype(dtype, checkpoint))
+        model = auto_class(config).from_config(config, dtype=resolve_dtype(dtype, checkpoint))
     return Storage(checkpoint, model, find_blocks(model))
 
 
@@ -101,11 +106,34 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
         raise ValueError(
             f"{where} has an invalid config.json: {str(error).splitlines()[0]}; correct it"
         ) from error
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ValueError(
-            f"{where}: model_type {family!r} is not a causal language model; choose another model"
-        )
+    auto_class(config)
     return config
+
+
+# Causal first: a few families have several heads, and this one needs nothing but tokens.
+_AUTO_CLASSES: tuple[Any, ...] = (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForImageTextToText)
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """Return the class of transformers that builds and loads a model of this configuration.
+
+    Returns
+    -------
+    type
+        ``AutoModelForCausalLM``, else ``AutoModelForSeq2SeqLM``, else ``AutoModelForImageTextToText``.
+
+    Raises
+    ------
+    ValueError
+        If the family is none of the three.
+    """
+    for candidate in _AUTO_CLASSES:
+        if type(config) in candidate._model_mapping:
+            return candidate
+    raise ValueError(
+        f"model_type {config.model_type!r} is no causal, encoder-decoder or vision language model; "
+        "choose another model"
+    )
 
 
 def resolve_dtype(dtype: torch.dtype | str, checkpoint: Checkpoint) -> torch.dtype:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from moe.blocks import MoEBlock
 from moe.kept import Absent, Expert, KeptExperts, check_absent, kept_experts
-from moe.layout import open_storage, resolve_dtype
+from moe.layout import auto_class, open_storage, resolve_dtype
 from moe.quiet import quiet_loading
 from moe.storage import Storage
 
@@ -31,7 +31,7 @@ def load_full(path: str | Path, *, dtype: torch.dtype | str = "auto") -> PreTrai
     """
     storage = open_storage(path, "auto")
     with quiet_loading():
-        model = AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel = auto_class(storage.model.config).from_pretrained(
             storage.checkpoint.folder,
             dtype=resolve_dtype(dtype, storage.checkpoint),
             use_safetensors=True,
