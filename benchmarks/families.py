@@ -22,6 +22,7 @@ from moe.blocks import REFUSED_FAMILIES, find_blocks
 from moe.checkpoint import export_adapter, export_merged, load_adapter
 from moe.experts import Tuning
 from moe.layout import open_storage, read_layout
+from moe.objective import language_model_inputs, language_model_loss
 from moe.selftest import check
 from moe.submodel import all_experts, load_full, load_submodel
 
@@ -144,8 +145,7 @@ def _verdict(row: FamilyResult) -> str:
 
 def _train_with_one_expert(path: Path, layers: Sequence[int], tokens: Tensor) -> None:
     model = attach(load_submodel(path, {layer: (3,) for layer in layers}), _TUNING)
-    loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
-    loss.backward()
+    language_model_loss(model, tokens).backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
     if not all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients):
         raise ValueError("training with one kept expert gave no finite gradient")
@@ -154,7 +154,7 @@ def _train_with_one_expert(path: Path, layers: Sequence[int], tokens: Tensor) ->
 def _logits(model: nn.Module, tokens: Tensor) -> Tensor:
     model.eval()
     with torch.no_grad():
-        return model(input_ids=tokens, use_cache=False).logits.float()
+        return model(**language_model_inputs(model, tokens)).logits.float()
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> float:

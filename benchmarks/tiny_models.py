@@ -119,6 +119,25 @@ _OWN: dict[str, dict[str, Any]] = {
     "mixtral": {"intermediate_size": 24},
     "olmoe": {"intermediate_size": 24},
     "flex_olmo": {"intermediate_size": 24},
+    "llama4_text": {"intermediate_size": 24, "intermediate_size_mlp": 48},
+    "jetmoe": {"intermediate_size": 24, "kv_channels": 8},
+    "longcat_flash": {**_LATENT, "num_layers": 2, "ffn_hidden_size": 48},
+    "switch_transformers": {
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 48,
+        "num_heads": 4,
+        # One layer each, so that as elsewhere layers 0 (encoder) and 1 (decoder) have experts.
+        **{"num_layers": 1, "num_decoder_layers": 1},
+        **{"num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1},
+        "pad_token_id": 0,
+        "decoder_start_token_id": 0,
+    },
+    "dbrx": {
+        **{"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64},
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 500000},
+        "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 8, "moe_top_k": 2},
+    },
 }
 
 MUST_PASS = ("flex_olmo", "gpt_oss", "mixtral", "olmoe", "qwen3_moe")

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from moe.objective import language_model_loss
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSpec:
@@ -56,7 +58,7 @@ def train(model: nn.Module, blocks_NT: NDArray[np.int64], spec: TrainSpec, seed:
     Parameters
     ----------
     model : nn.Module
-        A causal language model whose trainable parameters are the assigned experts' alone.
+        A language model whose trainable parameters are the assigned experts' alone.
     blocks_NT : array [N, T]
         The device's token blocks, N >= 1.
     spec : TrainSpec
@@ -78,7 +80,7 @@ def train(model: nn.Module, blocks_NT: NDArray[np.int64], spec: TrainSpec, seed:
     while len(losses) < spec.steps:
         rows = next(batches)
         tokens_BT = torch.from_numpy(blocks_NT[rows])
-        loss = model(input_ids=tokens_BT, labels=tokens_BT, use_cache=False).loss
+        loss = language_model_loss(model, tokens_BT)
         if not torch.isfinite(loss):
             raise ValueError(
                 f"the training loss became {loss.item()} at local step {len(losses) + 1}; "
@@ -102,7 +104,7 @@ def mean_loss(model: nn.Module, blocks_NT: NDArray[np.int64], batch_size: int) -
     total = 0.0
     for start in range(0, len(blocks_NT), batch_size):
         tokens_BT = torch.from_numpy(blocks_NT[start : start + batch_size])
-        total += model(input_ids=tokens_BT, labels=tokens_BT, use_cache=False).loss.item() * len(tokens_BT)
+        total += language_model_loss(model, tokens_BT).item() * len(tokens_BT)
     return total / len(blocks_NT)
 
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from moe.blocks import find_blocks
 from moe.kept import KeptExperts
+from moe.objective import is_encoder_decoder, language_model_inputs
 from moe.submodel import StreamedExperts
 
 
@@ -50,8 +51,7 @@ def routing_mass(model: PreTrainedModel, batches_BT: Iterable[Tensor]) -> NDArra
     num_batches = 0
     try:
         for batch_BT in batches_BT:
-            # The base model: the vocabulary's logits cost the most and are not needed.
-            model.base_model(input_ids=batch_BT.to(model.device), use_cache=False)
+            _run(model, batch_BT.to(model.device))
             num_batches += 1
     finally:
         for handle in handles:
@@ -62,6 +62,16 @@ def routing_mass(model: PreTrainedModel, batches_BT: Iterable[Tensor]) -> NDArra
             "routing mass needs at least one batch of tokens, got none; give the device some text"
         )
     return mass_LE.numpy()
+
+
+def _run(model: PreTrainedModel, batch_BT: Tensor) -> None:
+    inputs = language_model_inputs(model, batch_BT)
+    if is_encoder_decoder(model):
+        model(**inputs)
+        return
+    # The base model: the vocabulary's logits cost the most and are not needed.
+    del inputs["labels"]
+    model.base_model(**inputs)
 
 
 def _expert_modules(model: PreTrainedModel) -> list[tuple[nn.Module, int]]:

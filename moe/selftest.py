@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from moe.blocks import find_blocks
 from moe.layout import open_storage, read_layout
+from moe.objective import language_model_inputs
 from moe.submodel import all_experts, fused_experts, load_full, load_submodel
 
 # Un-fused experts may add up in another order than the family's own kernel; more than rounding is a fault.
@@ -62,8 +63,9 @@ def check(path: str | Path, *, num_clusters: int = 3) -> SelfTest:
     tokens = torch.randint(0, vocabulary, (1, _NUM_TOKENS), generator=torch.Generator().manual_seed(0))
     keep = all_experts(open_storage(path).blocks.values())
     with torch.no_grad():
-        expected = full(input_ids=tokens, use_cache=False).logits.float()
-        kept = load_submodel(path, keep)(input_ids=tokens, use_cache=False).logits.float()
+        inputs = language_model_inputs(full, tokens)
+        expected = full(**inputs).logits.float()
+        kept = load_submodel(path, keep)(**inputs).logits.float()
     error = (kept - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
     return SelfTest(
         family=read_layout(path).family,

@@ -1,0 +1,51 @@
+"""What a block of tokens asks of a language model: the one place that tells decoders from encoder-decoders.
+
+Shape letters: B blocks, T tokens of a block.
+"""
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+
+def language_model_inputs(model: nn.Module, tokens_BT: Tensor) -> dict[str, Any]:
+    """Return the arguments that make a model's forward pass see a block of plain text.
+
+    A decoder reads the whole block and predicts each next token of it. An encoder-decoder reads the
+    first half and predicts the second: prefix language modelling, Raffel et al. 2020,
+    arXiv 1910.10683, section 3.2.3 (there the point of the cut is random; here it is the middle, so
+    that the same block always gives the same loss).
+
+    Parameters
+    ----------
+    model : nn.Module
+        A model of transformers, through any PEFT wrapping.
+    tokens_BT : Tensor
+        Token ids, no padding; T >= 2.
+
+    Raises
+    ------
+    ValueError
+        If the blocks are too short to predict anything.
+    """
+    length = tokens_BT.shape[1]
+    if length < 2:
+        raise ValueError(f"a block needs at least 2 tokens to predict one from another, got {length}")
+    if not is_encoder_decoder(model):
+        return {"input_ids": tokens_BT, "labels": tokens_BT, "use_cache": False}
+    return {
+        "input_ids": tokens_BT[:, : length // 2],
+        # Made contiguous: transformers flattens labels with a view.
+        "labels": tokens_BT[:, length // 2 :].contiguous(),
+        "use_cache": False,
+    }
+
+
+def language_model_loss(model: nn.Module, tokens_BT: Tensor) -> Tensor:
+    """Return the mean loss per predicted token, in nats; see `language_model_inputs`."""
+    return cast(Tensor, model(**language_model_inputs(model, tokens_BT)).loss)
+
+
+def is_encoder_decoder(model: nn.Module) -> bool:
+    """Tell whether a model of transformers has an encoder beside its decoder."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))

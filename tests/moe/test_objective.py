@@ -1,0 +1,36 @@
+"""What a block of tokens asks of a decoder and of an encoder-decoder."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForSeq2SeqLM
+
+from benchmarks.tiny_models import tiny_config
+from moe.objective import language_model_inputs, language_model_loss
+from moe.submodel import load_full
+
+
+def test_a_decoder_predicts_every_next_token(tiny: Callable[[str], Path], tokens: torch.Tensor) -> None:
+    model = load_full(tiny("mixtral"))
+    logits = model(input_ids=tokens).logits
+    expected = cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), tokens[:, 1:].reshape(-1))
+    torch.testing.assert_close(language_model_loss(model, tokens), expected)
+
+
+def test_an_encoder_decoder_predicts_the_second_half_from_the_first(tokens: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForSeq2SeqLM.from_config(tiny_config("switch_transformers")).eval()
+    first, second = tokens[:, :8], tokens[:, 8:]  # of 17
+    # The decoder sees a start token (0 here), then the second half without its last token.
+    given = torch.cat([torch.zeros_like(second[:, :1]), second[:, :-1]], dim=1)
+    logits = model(input_ids=first, decoder_input_ids=given).logits
+    expected = cross_entropy(logits.reshape(-1, logits.shape[-1]), second.reshape(-1))
+    torch.testing.assert_close(language_model_loss(model, tokens), expected)
+
+
+def test_a_block_too_short_to_predict_anything_is_refused(tiny: Callable[[str], Path]) -> None:
+    with pytest.raises(ValueError, match="at least 2 tokens"):
+        language_model_inputs(load_full(tiny("mixtral")), torch.zeros(3, 1, dtype=torch.long))
