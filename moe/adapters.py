@@ -68,6 +68,7 @@ def attach(model: PreTrainedModel, tuning: Tuning) -> PeftModel | PreTrainedMode
         r=tuning.lora_rank,
         lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=tuning.lora_dropout,
+        use_rslora=tuning.lora_rslora,
         target_modules=r".*\.e\d+\.fc_(in|out)",
     )
     # PEFT draws an A that is overwritten below; the caller's random stream is none of its business.

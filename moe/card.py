@@ -34,7 +34,8 @@ def adapter_card(storage: Storage, tuning: Tuning, about: Mapping[str, str]) -> 
         f"# Experts of {base}, tuned by EMS-FL",
         "",
         f"- base: {base} ({layout.family}, {len(layout.layers)} MoE layers, top-{layout.top_k})",
-        f"- tuned: {_METHOD}, rank {tuning.lora_rank}, alpha {tuning.lora_alpha:g}",
+        f"- tuned: {_METHOD}, rank {tuning.lora_rank}, alpha {tuning.lora_alpha:g}, "
+        f"scale {tuning.scale:g}{' (rsLoRA, arXiv 2312.03732)' if tuning.lora_rslora else ''}",
         f"- made with: {versions}; older versions of PEFT read the factors in another order",
         "",
         "```python",

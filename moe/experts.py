@@ -5,9 +5,10 @@ An update is independent of the model family: per (layer, expert, projection) th
 knows how a family stores them.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,10 @@ ExpertArrays = dict[ParameterKey, NDArray[np.float32]]
 """Values or deltas of tuned arrays, float32, by parameter."""
 
 
+Method = Literal["ffa", "full"]
+"""How experts are tuned; see `Tuning`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
     """How the assigned experts are tuned; the same on server and clients.
@@ -50,18 +55,50 @@ class Tuning:
         Sun et al. 2024, arXiv 2403.12313): linear in ``B``, so the weighted mean of the devices'
         ``B`` is exactly the weighted mean of their ``B @ A``. ``full``: the expert weights.
     lora_rank, lora_alpha : int, float
-        The change of a weight is ``lora_alpha / lora_rank * B @ A``.
+        >= 1 and > 0; the change of a weight is ``scale * B @ A``.
     lora_dropout : float
         In [0, 1), on the input of ``A``, in training only.
+    lora_rslora : bool
+        Rank-stabilised `scale`; LoRA only.
     seed : int
         Seeds every ``A`` together with its parameter key.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range or they do not go together; all faults at once.
     """
 
-    method: Literal["ffa", "full"] = "ffa"
+    method: Method = "ffa"
     lora_rank: int = 8
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0
+    lora_rslora: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
+        faults = []
+        if self.method not in get_args(Method):
+            faults.append(f"method must be one of {', '.join(get_args(Method))}, got {self.method!r}")
+        if self.lora_rank < 1:
+            faults.append(f"lora_rank must be >= 1, got {self.lora_rank}")
+        if not (math.isfinite(self.lora_alpha) and self.lora_alpha > 0):
+            faults.append(f"lora_alpha must be > 0 and finite, got {self.lora_alpha}")
+        if not 0 <= self.lora_dropout < 1:
+            faults.append(f"lora_dropout must be in [0, 1), got {self.lora_dropout}")
+        if self.lora_rslora and self.method == "full":
+            faults.append("lora_rslora needs a LoRA method, got 'full', which has no adapter to scale")
+        if faults:
+            raise ValueError("tuning of experts: " + "; ".join(faults))
+
+    @property
+    def scale(self) -> float:
+        """Factor of ``B @ A``: ``alpha / rank``, or ``alpha / sqrt(rank)`` with rsLoRA.
+
+        Source: Hu et al. 2021, arXiv 2106.09685, section 4.1; Kalajdzievski 2023, arXiv 2312.03732, theorem 3.2.
+        """
+        return self.lora_alpha / (self.lora_rank**0.5 if self.lora_rslora else self.lora_rank)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

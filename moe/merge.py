@@ -95,7 +95,7 @@ def changed_experts(
 def lora_change(
     arrays: ExpertArrays, tuning: Tuning, expert: ExpertId, projection: str, in_features: int
 ) -> Tensor | None:
-    """Return ``lora_alpha / lora_rank * B @ A`` ``[out, in]``, float32; None if ``B`` is zero or absent."""
+    """Return ``scale * B @ A`` ``[out, in]``, float32; None if ``B`` is zero or absent."""
     b_factor = arrays.get(ParameterKey(expert.layer, expert.index, f"{projection}.lora_B"))
     if b_factor is None or not b_factor.any():
         return None
@@ -103,7 +103,7 @@ def lora_change(
     product = torch.from_numpy(np.ascontiguousarray(b_factor)) @ torch.from_numpy(
         frozen_factor(tuning, key, in_features)
     )
-    return product * (tuning.lora_alpha / tuning.lora_rank)
+    return product * tuning.scale
 
 
 def _replaced(

@@ -34,6 +34,7 @@ def adapter_config(storage: Storage, tuning: Tuning) -> LoraConfig:
         task_type="CAUSAL_LM",
         r=tuning.lora_rank,
         lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]
+        use_rslora=tuning.lora_rslora,
         target_modules=[],
         target_parameters=targets,
     )

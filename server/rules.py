@@ -55,6 +55,12 @@ def cross_faults(config: "RunConfig") -> Iterator[Fault]:
             f"train.min-steps must be at most train.max-steps, got {train.min_steps} and {train.max_steps}; "
             "raise max-steps or lower min-steps",
         )
+    if train.lora_rslora and train.method == "full":
+        yield Fault(
+            ("train.lora-rslora", "train.method"),
+            'train.lora-rslora needs a LoRA train.method, got true and "full", which has no adapter to scale; '
+            'turn it off, or choose the method "ffa"',
+        )
     if population.devices < population.clusters:
         yield Fault(
             ("population.devices", "population.clusters"),

@@ -144,6 +144,11 @@ class TrainSettings(Section):
     lora_alpha: float = Field(
         default=16.0, gt=0, le=1e6, description="Scale of the adapters: alpha / rank times B A."
     )
+    # Off: at rank 8 it multiplies the change, and so the best learning rate, by sqrt 8.
+    lora_rslora: bool = Field(
+        default=False,
+        description="Scale by alpha / sqrt(rank) instead (rsLoRA, arXiv 2312.03732): steady at high ranks.",
+    )
     lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout before A, in training only.")
     # Measured on the demo: rank 8 at 1e-2 does as well as rank 16 at 5e-3; 2e-2 overfits (docs/LOG.md).
     learning_rate: float = Field(default=1e-2, gt=0, le=10, description="Step size of the local optimiser.")

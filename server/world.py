@@ -63,5 +63,6 @@ def tuning_from(config: RunConfig) -> Tuning:
         lora_rank=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
+        lora_rslora=settings.lora_rslora,
         seed=config.seed,
     )

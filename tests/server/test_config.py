@@ -210,6 +210,10 @@ def test_a_start_that_is_not_an_instant_in_utc_is_refused(start: str) -> None:
     ("settings", "words"),
     [
         (
+            {"train.lora-rslora": True, "train.method": "full"},
+            'train.lora-rslora needs a LoRA train.method, got true and "full"',
+        ),
+        (
             {"train.min-steps": 9, "train.max-steps": 8},
             "train.min-steps must be at most train.max-steps, got 9 and 8; raise max-steps",
         ),
