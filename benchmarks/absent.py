@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     path = resolve_model_name("demo")
     layout = read_layout(path)
-    blocks = _read_blocks(path, min(layout.num_experts.values()))
+    blocks = read_blocks(path, min(layout.num_experts.values()))
     keep, capture = assign(path, layout, blocks)
     most = max(layout.num_experts.values())
     print(f"{len(blocks)} domains, one expert of {most} a layer, capture {capture:.2f}", flush=True)
@@ -111,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _read_blocks(path: str, most: int) -> Blocks:
+def read_blocks(path: str, most: int) -> Blocks:
+    """Return the token blocks of the demo's first ``most`` domains."""
     tokenizer = AutoTokenizer.from_pretrained(path)
     blocks: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
     for name, texts in list(domains().items())[:most]:

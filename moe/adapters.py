@@ -46,7 +46,7 @@ def attach(model: PreTrainedModel, tuning: Tuning) -> PeftModel | PreTrainedMode
         From `moe.submodel.load_submodel`; modified in place.
     tuning : Tuning
         ``ffa``: LoRA by PEFT with the seeded `frozen_factor` as ``A`` and zero ``B``, only ``B``
-        trainable. ``full``: the experts' weights; biases stay.
+        trainable. ``lora``: the same start, both trainable. ``full``: the experts' weights; biases stay.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def attach(model: PreTrainedModel, tuning: Tuning) -> PeftModel | PreTrainedMode
         with torch.no_grad():
             layer.lora_A[_ADAPTER].get_parameter("weight").copy_(torch.from_numpy(factor))
             layer.lora_B[_ADAPTER].get_parameter("weight").zero_()
-        layer.lora_A[_ADAPTER].requires_grad_(False)
+        layer.lora_A[_ADAPTER].requires_grad_(tuning.method == "lora")
     return adapted
 
 
@@ -126,9 +126,10 @@ def initial_arrays(
     Parameters
     ----------
     source : ExpertLayout, str or Path
-        The checkpoint; its layout is enough for ``ffa``.
+        The checkpoint; its layout is enough for LoRA.
     tuning : Tuning
-        ``ffa``: zero ``B``. ``full``: the checkpoint's own weights, of these experts only.
+        LoRA: zero ``B``, and with ``lora`` the seeded ``A``. ``full``: the checkpoint's own weights, of
+        these experts only.
     experts : Iterable[ExpertId]
         Which.
 
@@ -137,14 +138,15 @@ def initial_arrays(
     ValueError
         If ``full`` is asked of a layout, which has no values.
     """
-    if tuning.method == "ffa":
+    if tuning.method != "full":
         layout = source if isinstance(source, ExpertLayout) else read_layout(source)
+        shapes = tuned_shapes(layout, tuning)
+        keys = (ParameterKey(expert.layer, expert.index, name) for expert in experts for name in shapes)
         return {
-            ParameterKey(expert.layer, expert.index, f"{name}.lora_B"): np.zeros(
-                (layout.shapes[name][0], tuning.lora_rank), np.float32
-            )
-            for expert in experts
-            for name in PROJECTIONS
+            key: frozen_factor(tuning, key, shapes[key.name][1])
+            if key.name.endswith(".lora_A")
+            else np.zeros(shapes[key.name], np.float32)
+            for key in keys
         }
     if isinstance(source, ExpertLayout):
         raise ValueError("tuning 'full' starts from the checkpoint's values: give its path, not its layout")
@@ -169,8 +171,10 @@ def _tuned(model: nn.Module) -> dict[ParameterKey, nn.Parameter]:
             for name in PROJECTIONS:
                 layer = getattr(module.expert(index), name)
                 if isinstance(layer, LoraLayer):
-                    key = ParameterKey(module.layer, index, f"{name}.lora_B")
-                    tuned[key] = layer.lora_B[_ADAPTER].get_parameter("weight")
+                    for factor in ("lora_A", "lora_B"):
+                        weight = getattr(layer, factor)[_ADAPTER].get_parameter("weight")
+                        if weight.requires_grad:
+                            tuned[ParameterKey(module.layer, index, f"{name}.{factor}")] = weight
                 elif layer.weight.requires_grad:
                     tuned[ParameterKey(module.layer, index, f"{name}.weight")] = layer.weight
     if num_kept and not tuned:

@@ -7,7 +7,10 @@ from moe.experts import Tuning
 from moe.layout import layout_of
 from moe.storage import Storage
 
-_METHOD = "LoRA on the routed experts, `A` frozen and seeded, only `B` trained (FFA-LoRA, arXiv 2403.12313)"
+_METHODS = {
+    "ffa": "LoRA on the routed experts, `A` frozen and seeded, only `B` trained (FFA-LoRA, arXiv 2403.12313)",
+    "lora": "LoRA on the routed experts, both factors trained and averaged (FedIT, arXiv 2305.05644)",
+}
 
 
 def adapter_card(storage: Storage, tuning: Tuning, about: Mapping[str, str]) -> str:
@@ -34,7 +37,7 @@ def adapter_card(storage: Storage, tuning: Tuning, about: Mapping[str, str]) -> 
         f"# Experts of {base}, tuned by EMS-FL",
         "",
         f"- base: {base} ({layout.family}, {len(layout.layers)} MoE layers, top-{layout.top_k})",
-        f"- tuned: {_METHOD}, rank {tuning.lora_rank}, alpha {tuning.lora_alpha:g}, "
+        f"- tuned: {_METHODS[tuning.method]}, rank {tuning.lora_rank}, alpha {tuning.lora_alpha:g}, "
         f"scale {tuning.scale:g}{' (rsLoRA, arXiv 2312.03732)' if tuning.lora_rslora else ''}",
         f"- made with: {versions}; older versions of PEFT read the factors in another order",
         "",

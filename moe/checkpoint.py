@@ -54,9 +54,9 @@ def export_adapter(
     path : str or Path
         The base checkpoint.
     arrays : ExpertArrays
-        The ``lora_B`` of experts; ``A`` is made from ``tuning.seed``.
+        The ``lora_B`` of experts; ``lora_A`` where they have none is drawn from ``tuning.seed``.
     tuning : Tuning
-        Must be ``ffa``.
+        Must be ``ffa`` or ``lora``.
     out_dir : str or Path
         Folder to make; it must not exist, or be empty.
     about : Mapping[str, str], optional
@@ -72,7 +72,7 @@ def export_adapter(
     ValueError
         If arrays do not fit the model, the tuning has no adapter, or ``out_dir`` is in use.
     """
-    if tuning.method != "ffa":
+    if tuning.method == "full":
         raise ValueError(
             f"tuning {tuning.method!r} changes whole weights, which no adapter holds; use export_merged"
         )

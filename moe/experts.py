@@ -1,8 +1,8 @@
 """Names and values for experts that every room shares; free of torch.
 
 An update is independent of the model family: per (layer, expert, projection) the LoRA factor
-``B`` (``A`` is frozen and seeded, it never travels) or the whole weight. ``moe.adapters`` alone
-knows how a family stores them.
+``B`` (``A`` is seeded and, if frozen, never travels), both factors, or the whole weight.
+``moe.adapters`` alone knows how a family stores them.
 """
 
 import math
@@ -40,7 +40,7 @@ ExpertArrays = dict[ParameterKey, NDArray[np.float32]]
 """Values or deltas of tuned arrays, float32, by parameter."""
 
 
-Method = Literal["ffa", "full"]
+Method = Literal["ffa", "lora", "full"]
 """How experts are tuned; see `Tuning`."""
 
 
@@ -50,10 +50,12 @@ class Tuning:
 
     Parameters
     ----------
-    method : {"ffa", "full"}
+    method : {"ffa", "lora", "full"}
         ``ffa``: LoRA with ``A`` frozen from ``seed`` and only ``B`` trained and sent (FFA-LoRA,
         Sun et al. 2024, arXiv 2403.12313): linear in ``B``, so the weighted mean of the devices'
-        ``B`` is exactly the weighted mean of their ``B @ A``. ``full``: the expert weights.
+        ``B`` is exactly the weighted mean of their ``B @ A``. ``lora``: both factors trained and
+        sent, and averaged each by itself (FedIT, Zhang et al. 2023, arXiv 2305.05644), which is not
+        the mean of the products where several devices share an expert. ``full``: the expert weights.
     lora_rank, lora_alpha : int, float
         >= 1 and > 0; the change of a weight is ``scale * B @ A``.
     lora_dropout : float
@@ -96,7 +98,7 @@ class Tuning:
     def scale(self) -> float:
         """Factor of ``B @ A``: ``alpha / rank``, or ``alpha / sqrt(rank)`` with rsLoRA.
 
-        Source: Hu et al. 2021, arXiv 2106.09685, section 4.1; Kalajdzievski 2023, arXiv 2312.03732, theorem 3.2.
+        Source: Hu et al. 2021, arXiv 2106.09685, section 4.1; Kalajdzievski 2023, arXiv 2312.03732.
         """
         return self.lora_alpha / (self.lora_rank**0.5 if self.lora_rslora else self.lora_rank)
 

@@ -1,4 +1,4 @@
-"""What one expert's arrays are: their names, shapes, and the frozen factor that never travels."""
+"""What one expert's arrays are: their names, shapes, and the seeded factor every machine can draw."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,7 +13,9 @@ PROJECTIONS = ("fc_in", "fc_out")
 
 
 def frozen_factor(tuning: Tuning, key: ParameterKey, in_features: int) -> NDArray[np.float32]:
-    """Return the LoRA factor ``A`` of one projection; the same on every machine and process.
+    """Return the LoRA factor ``A`` that one projection starts with; the same on every machine and process.
+
+    ``ffa`` keeps it frozen.
 
     Uniform in ``±1/sqrt(in_features)``, which is the kaiming-uniform (a = sqrt 5) that PEFT draws by
     default.
@@ -43,7 +45,20 @@ def tuned_shapes(layout: ExpertLayout, tuning: Tuning) -> dict[str, tuple[int, i
     """Return the array names of one expert under a tuning, with their shapes."""
     if tuning.method == "full":
         return {f"{name}.weight": shape for name, shape in layout.shapes.items()}
-    return {f"{name}.lora_B": (shape[0], tuning.lora_rank) for name, shape in layout.shapes.items()}
+    shapes: dict[str, tuple[int, int]] = {}
+    for name, (out_features, in_features) in layout.shapes.items():
+        if tuning.method == "lora":
+            shapes[f"{name}.lora_A"] = (tuning.lora_rank, in_features)
+        shapes[f"{name}.lora_B"] = (out_features, tuning.lora_rank)
+    return shapes
+
+
+def lora_factor(
+    arrays: Mapping[ParameterKey, NDArray[np.float32]], tuning: Tuning, key: ParameterKey, in_features: int
+) -> NDArray[np.float32]:
+    """Return the factor ``A`` in force: that of the arrays, or the seeded one where they have none."""
+    found = arrays.get(key)
+    return frozen_factor(tuning, key, in_features) if found is None else found
 
 
 def check_arrays(

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from moe.blocks import find_blocks
 from moe.experts import ExpertArrays, ExpertId, ParameterKey, Tuning
-from moe.factors import check_arrays, frozen_factor
+from moe.factors import check_arrays, lora_factor
 from moe.layout import layout_of, open_storage
 from moe.storage import Storage
 from moe.submodel import load_full
@@ -101,7 +101,7 @@ def lora_change(
         return None
     key = ParameterKey(expert.layer, expert.index, f"{projection}.lora_A")
     product = torch.from_numpy(np.ascontiguousarray(b_factor)) @ torch.from_numpy(
-        frozen_factor(tuning, key, in_features)
+        np.ascontiguousarray(lora_factor(arrays, tuning, key, in_features))
     )
     return product * tuning.scale
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moe.blocks import MoEBlock
 from moe.experts import ExpertArrays, ExpertId, ParameterKey, Tuning
-from moe.factors import frozen_factor
+from moe.factors import lora_factor
 from moe.merge import Change
 from moe.quiet import quiet_peft
 from moe.storage import Storage
@@ -130,7 +130,7 @@ def _pack_block(
     b_factor = np.zeros((out_features, rank * count), np.float32)
     for index in range(count):
         key = ParameterKey(block.layer, index, f"{projection}.lora_A")
-        a_factor[index * rank : (index + 1) * rank] = frozen_factor(tuning, key, in_features)
+        a_factor[index * rank : (index + 1) * rank] = lora_factor(arrays, tuning, key, in_features)
         value = arrays.get(ParameterKey(block.layer, index, f"{projection}.lora_B"))
         if value is not None:
             b_factor[:, index::count] = value

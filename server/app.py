@@ -93,7 +93,7 @@ def _replaced(target: Path) -> Path:
 
 
 def _export(job: Job, outcome: Outcome, folder: Path, summary: RunSummary) -> None:
-    if job.tuning.method == "ffa":
+    if job.tuning.method != "full":
         about = model_card(job.config, summary)
         export_adapter(job.path, outcome.values, job.tuning, _replaced(folder / "adapter"), about=about)
     # Full tuning has no adapter to take home, so its merged checkpoint is not a matter of choice.

@@ -58,7 +58,7 @@ def cross_faults(config: "RunConfig") -> Iterator[Fault]:
     if train.lora_rslora and train.method == "full":
         yield Fault(
             ("train.lora-rslora", "train.method"),
-            'train.lora-rslora needs a LoRA train.method, got true and "full", which has no adapter to scale; '
+            'train.lora-rslora needs a LoRA train.method, got true and "full", which has no adapter; '
             'turn it off, or choose the method "ffa"',
         )
     if population.devices < population.clusters:

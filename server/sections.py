@@ -136,8 +136,11 @@ class TrainSettings(Section):
     """What a device does with its experts between two contacts."""
 
     # FFA-LoRA (arXiv 2403.12313): the only rule of half the bytes that averages exactly under staleness.
-    method: Literal["ffa", "full"] = Field(
-        default="ffa", description="LoRA with A frozen and B trained, or the experts' full weights."
+    method: Literal["ffa", "lora", "full"] = Field(
+        default="ffa",
+        description="ffa: LoRA with A frozen and B trained. lora: A and B trained, each averaged by itself, "
+        "which is not the mean of the products B A where devices share an expert. "
+        "full: the experts' weights and biases.",
     )
     # Rank 8, alpha 16: the usual start in PEFT's and FlowerTune's recipes.
     lora_rank: int = Field(default=8, ge=1, le=4096, description="Rank of the adapters.")

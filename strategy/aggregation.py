@@ -44,7 +44,9 @@ def merge_experts(
     The divisor is sum(n_i), *not* sum(n_i * f_i): dividing by the discounts would cancel them,
     and a lone stale update (the common case for an expert that one cluster owns) would be applied
     at full strength. The rule is linear in delta, so with a frozen ``A`` the mean of the ``B``
-    is the mean of the products ``B @ A``: nothing is lost to averaging factors.
+    is the mean of the products ``B @ A``: nothing is lost to averaging factors. Where ``A`` is tuned
+    too (FedIT), it is exact for one update at full strength only: the mean of ``A`` times the mean of
+    ``B`` is not the mean of the products.
 
     Parameters
     ----------

@@ -148,7 +148,7 @@ def test_restrict_gives_every_token_its_whole_weight_on_distinct_kept_experts(da
     assert torch.equal(local[first_T < num_kept, 0], first_T[first_T < num_kept])
 
 
-@pytest.mark.parametrize("method", ["ffa", "full"])
+@pytest.mark.parametrize("method", ["ffa", "lora", "full"])
 def test_no_token_for_any_kept_expert_trains_nothing_and_does_not_crash(tiny: Tiny, method: str) -> None:
     # With a router of zeros every token goes to the two experts topk finds first among equals.
     popular = torch.topk(torch.full((4, 8), 0.125), 2, dim=-1).indices.unique().tolist()

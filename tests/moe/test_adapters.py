@@ -41,7 +41,7 @@ def test_full_tuning_trains_the_weights_of_kept_experts_only(checkpoint: Path) -
     assert all(".experts.e" in name and name.endswith(("fc_in.weight", "fc_out.weight")) for name in trained)
 
 
-@pytest.mark.parametrize("method", ["ffa", "full"])
+@pytest.mark.parametrize("method", ["ffa", "lora", "full"])
 def test_a_model_starts_from_the_initial_arrays_and_gives_back_what_it_was_given(
     checkpoint: Path, method: str
 ) -> None:
@@ -171,6 +171,15 @@ def test_layouts_of_initial_arrays(tiny: Tiny) -> None:
     arrays = initial_arrays(layout, Tuning(lora_rank=5), [ExpertId(1, 3)])
     assert {key.name: value.shape for key, value in arrays.items()} == {
         "fc_in.lora_B": (48, 5),
+        "fc_out.lora_B": (32, 5),
+    }
+    assert {
+        key.name: value.shape
+        for key, value in initial_arrays(layout, Tuning(method="lora", lora_rank=5), [ExpertId(1, 3)]).items()
+    } == {
+        "fc_in.lora_A": (5, 32),
+        "fc_in.lora_B": (48, 5),
+        "fc_out.lora_A": (5, 24),
         "fc_out.lora_B": (32, 5),
     }
     with pytest.raises(ValueError, match="give its path"):

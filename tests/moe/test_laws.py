@@ -38,7 +38,7 @@ def test_slicing_into_clusters_and_merging_back_is_bit_identical(checkpoint: Pat
 
 
 def test_a_zero_update_merges_to_the_same_files_byte_for_byte(checkpoint: Path, tmp_path: Path) -> None:
-    for method in ("ffa", "full"):
+    for method in ("ffa", "lora", "full"):
         tuning = Tuning(method=method)
         start = initial_arrays(checkpoint, tuning, read_layout(checkpoint).experts)
         out = export_merged(checkpoint, start, tuning, tmp_path / method)
@@ -130,7 +130,7 @@ def test_the_merged_change_is_the_weighted_mean_of_the_devices_products(checkpoi
 def test_the_merged_model_is_what_a_device_with_all_experts_runs(
     checkpoint: Path, tokens: torch.Tensor
 ) -> None:
-    for method in ("ffa", "full"):
+    for method in ("ffa", "lora", "full"):
         tuning = Tuning(method=method)
         model = attach(
             load_submodel(checkpoint, all_experts(open_storage(checkpoint).blocks.values())), tuning

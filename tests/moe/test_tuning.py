@@ -14,7 +14,10 @@ from moe.experts import ExpertArrays, Tuning
 from moe.layout import open_storage, read_layout
 from moe.submodel import all_experts, load_full, load_submodel
 
-TUNINGS = [Tuning(lora_rank=4, lora_alpha=6.0, lora_rslora=True, seed=3)]
+TUNINGS = [
+    Tuning(lora_rank=4, lora_alpha=6.0, lora_rslora=True, seed=3),
+    Tuning(method="lora", lora_rank=3, lora_alpha=5.0, seed=2),
+]
 
 
 def random_arrays(path: Path, tuning: Tuning, seed: int) -> ExpertArrays:

@@ -162,3 +162,26 @@ def test_updates_that_do_not_fit_the_server_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=reason):
             merge_experts(base, [update])
+
+
+def test_tuned_factors_merge_exactly_for_one_fresh_update_and_not_otherwise() -> None:
+    """Plain LoRA: what docs/design.md says of averaging A and B each by itself."""
+    a_key, b_key = ParameterKey(0, 0, "fc_in.lora_A"), ParameterKey(0, 0, "fc_in.lora_B")
+    base = {a_key: np.eye(2, 3, dtype=np.float32), b_key: np.zeros((4, 2), np.float32)}
+    generator = np.random.default_rng(0)
+
+    def update(discount: float) -> WeightedDelta:
+        delta = {key: generator.normal(size=value.shape).astype(np.float32) for key, value in base.items()}
+        return WeightedDelta(delta=delta, num_examples=3, discounts={a_key.expert: discount})
+
+    def product(arrays: ExpertArrays) -> np.ndarray:
+        return arrays[b_key] @ arrays[a_key]
+
+    def device(update: WeightedDelta) -> np.ndarray:
+        return product({key: value + update.delta[key] for key, value in base.items()})
+
+    first, second, late = update(1.0), update(1.0), update(0.5)
+    np.testing.assert_allclose(product(merge_experts(base, [first])), device(first), rtol=1e-6)
+    both = product(merge_experts(base, [first, second]))
+    assert not np.allclose(both, (device(first) + device(second)) / 2, rtol=0.05)
+    assert not np.allclose(product(merge_experts(base, [late])), 0.5 * device(late), rtol=0.05)
