@@ -46,7 +46,8 @@ def attach(model: PreTrainedModel, tuning: Tuning) -> PeftModel | PreTrainedMode
         From `moe.submodel.load_submodel`; modified in place.
     tuning : Tuning
         ``ffa``: LoRA by PEFT with the seeded `frozen_factor` as ``A`` and zero ``B``, only ``B``
-        trainable. ``lora``: the same start, both trainable. ``full``: the experts' weights; biases stay.
+        trainable. ``lora``: the same start, both trainable. ``full``: the experts'
+        weights and biases, held in float32 from here on and cast to the model's dtype as they are used.
 
     Returns
     -------
@@ -59,7 +60,7 @@ def attach(model: PreTrainedModel, tuning: Tuning) -> PeftModel | PreTrainedMode
         for module in modules:
             for index in module.kept:
                 for projection in PROJECTIONS:
-                    getattr(module.expert(index), projection).weight.requires_grad_(True)
+                    _make_masters(getattr(module.expert(index), projection))
         return model
     if not any(module.kept for module in modules):
         return model
@@ -153,12 +154,22 @@ def initial_arrays(
     storage = open_storage(source)
     arrays: ExpertArrays = {}
     for expert in experts:
-        weights, _ = unfuse(storage.blocks[expert.layer], storage.read_expert(expert.layer, expert.index))
+        weights, biases = unfuse(
+            storage.blocks[expert.layer], storage.read_expert(expert.layer, expert.index)
+        )
         arrays |= {
-            ParameterKey(expert.layer, expert.index, f"{name}.weight"): _numpy(weights[name])
-            for name in PROJECTIONS
+            ParameterKey(expert.layer, expert.index, f"{name}.{part}"): _numpy(tensor)
+            for part, tensors in (("weight", weights), ("bias", biases))
+            for name, tensor in tensors.items()
+            if tensor is not None
         }
     return arrays
+
+
+def _make_masters(layer: nn.Linear) -> None:
+    """Make a layer's weight and bias trainable, in float32: half precision would lose small steps."""
+    for name, value in list(layer.named_parameters()):
+        layer.register_parameter(name, nn.Parameter(value.detach().float()))
 
 
 def _tuned(model: nn.Module) -> dict[ParameterKey, nn.Parameter]:
@@ -169,14 +180,11 @@ def _tuned(model: nn.Module) -> dict[ParameterKey, nn.Parameter]:
         for index in module.kept:
             num_kept += 1
             for name in PROJECTIONS:
-                layer = getattr(module.expert(index), name)
-                if isinstance(layer, LoraLayer):
-                    for factor in ("lora_A", "lora_B"):
-                        weight = getattr(layer, factor)[_ADAPTER].get_parameter("weight")
-                        if weight.requires_grad:
-                            tuned[ParameterKey(module.layer, index, f"{name}.{factor}")] = weight
-                elif layer.weight.requires_grad:
-                    tuned[ParameterKey(module.layer, index, f"{name}.weight")] = layer.weight
+                for part, parameter in getattr(module.expert(index), name).named_parameters():
+                    if parameter.requires_grad:
+                        # "weight" and "bias" of a plain layer, "lora_B.default.weight" of PEFT's.
+                        part = part.removesuffix(f".{_ADAPTER}.weight")
+                        tuned[ParameterKey(module.layer, index, f"{name}.{part}")] = parameter
     if num_kept and not tuned:
         raise ValueError("no expert of the sub-model is tuned; call moe.adapters.attach first")
     return tuned

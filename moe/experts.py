@@ -55,7 +55,8 @@ class Tuning:
         Sun et al. 2024, arXiv 2403.12313): linear in ``B``, so the weighted mean of the devices'
         ``B`` is exactly the weighted mean of their ``B @ A``. ``lora``: both factors trained and
         sent, and averaged each by itself (FedIT, Zhang et al. 2023, arXiv 2305.05644), which is not
-        the mean of the products where several devices share an expert. ``full``: the expert weights.
+        the mean of the products where several devices share an expert. ``full``: the experts' weights
+        and biases, trained and sent in float32 whatever the model's dtype.
     lora_rank, lora_alpha : int, float
         >= 1 and > 0; the change of a weight is ``scale * B @ A``.
     lora_dropout : float
@@ -121,6 +122,8 @@ class ExpertLayout:
         Bytes of everything that is not a routed expert.
     shapes : Mapping[str, tuple[int, int]]
         Projection name -> ``(out_features, in_features)`` of its un-fused linear layer.
+    biases : tuple[str, ...]
+        Projections that have a bias.
     """
 
     family: str
@@ -129,6 +132,7 @@ class ExpertLayout:
     expert_bytes: Mapping[int, int]
     shared_bytes: int
     shapes: Mapping[str, tuple[int, int]]
+    biases: tuple[str, ...] = ()
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -41,11 +41,12 @@ def frozen_factor(tuning: Tuning, key: ParameterKey, in_features: int) -> NDArra
     return drawn.astype(np.float32)
 
 
-def tuned_shapes(layout: ExpertLayout, tuning: Tuning) -> dict[str, tuple[int, int]]:
+def tuned_shapes(layout: ExpertLayout, tuning: Tuning) -> dict[str, tuple[int, ...]]:
     """Return the array names of one expert under a tuning, with their shapes."""
+    shapes: dict[str, tuple[int, ...]] = {}
     if tuning.method == "full":
-        return {f"{name}.weight": shape for name, shape in layout.shapes.items()}
-    shapes: dict[str, tuple[int, int]] = {}
+        shapes = {f"{name}.weight": shape for name, shape in layout.shapes.items()}
+        return shapes | {f"{name}.bias": layout.shapes[name][:1] for name in layout.biases}
     for name, (out_features, in_features) in layout.shapes.items():
         if tuning.method == "lora":
             shapes[f"{name}.lora_A"] = (tuning.lora_rank, in_features)

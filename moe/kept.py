@@ -28,11 +28,16 @@ class Expert(nn.Module):
         self.fc_out = _linear(weights["fc_out"], biases["fc_out"])
 
 
-class _BiasAfter(nn.Linear):
-    """Linear layer that adds its bias after the product, as transformers' experts do: the same bits."""
+class _Linear(nn.Linear):
+    """Linear layer that computes in its input's type, whatever type it is held in.
+
+    Held in float32 under a model in half precision, small steps of training are not lost. The bias is
+    added after the product, as transformers' experts do: the same bits.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight) + self.bias
+        out = nn.functional.linear(x, self.weight.to(x.dtype))
+        return out if self.bias is None else out + self.bias.to(x.dtype)
 
 
 class KeptExperts(nn.Module):
@@ -246,9 +251,7 @@ def _join(parts: Sequence[Tensor]) -> Tensor:
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """Return a linear layer around existing tensors, frozen; no initialisation, no copy."""
     with torch.device("meta"):
-        layer = (nn.Linear if bias is None else _BiasAfter)(
-            weight.shape[1], weight.shape[0], bias=bias is not None
-        )
+        layer = _Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     layer.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
         layer.bias = nn.Parameter(bias, requires_grad=False)

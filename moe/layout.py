@@ -41,7 +41,7 @@ def layout_of(storage: Storage) -> ExpertLayout:
     odd = [block.path for block in blocks for name, shape in shapes.items() if block.shape(name) != shape]
     if odd:
         raise ValueError(f"experts must have one shape in all layers, {odd[0]} differs from {blocks[0].path}")
-    tensors = storage.checkpoint.tensors
+    tensors, names = storage.checkpoint.tensors, blocks[0].parameters
     return ExpertLayout(
         family=storage.model.config.get_text_config().model_type,
         num_experts={block.layer: block.num_experts for block in blocks},
@@ -49,6 +49,7 @@ def layout_of(storage: Storage) -> ExpertLayout:
         expert_bytes={block.layer: storage.expert_bytes(block.layer, 0) for block in blocks},
         shared_bytes=sum(tensors[name].num_bytes for name in storage.shared_names),
         shapes=shapes,
+        biases=tuple(name for name, stored in blocks[0].projections.items() if f"{stored}_bias" in names),
     )
 
 

@@ -109,13 +109,15 @@ def lora_change(
 def _replaced(
     storage: Storage, experts: Iterable[ExpertId], arrays: ExpertArrays
 ) -> Iterator[tuple[ExpertId, dict[str, Tensor]]]:
-    """Yield each expert with the weights that the arrays give it."""
+    """Yield each expert with the weights and biases that the arrays give it."""
     for expert in experts:
         fused = storage.read_expert(expert.layer, expert.index)
         block = storage.blocks[expert.layer]
         for projection, name in block.projections.items():
-            value = arrays.get(ParameterKey(expert.layer, expert.index, f"{projection}.weight"))
-            if value is not None:
-                weight = torch.from_numpy(np.ascontiguousarray(value))
-                fused[name] = (weight.T if block.is_transposed else weight)[None]
+            for part, stored in (("weight", name), ("bias", f"{name}_bias")):
+                value = arrays.get(ParameterKey(expert.layer, expert.index, f"{projection}.{part}"))
+                if value is not None:
+                    tensor = torch.from_numpy(np.ascontiguousarray(value))
+                    # A bias has no transpose.
+                    fused[stored] = (tensor.T if block.is_transposed and tensor.ndim > 1 else tensor)[None]
         yield expert, fused

@@ -54,6 +54,8 @@ def run(grid: Grid, config: RunConfig) -> Path:
     torch.set_num_threads(1)
     saved = Saved.read(Path(config.run.resume)) if config.run.resume else None
     job = prepare(config, say=_say)
+    if saved is not None:
+        saved.check(job)
     evaluator = Evaluator(config, job.path, job.tuning, job.text, job.clusters)
     with _open_log(config, saved) as log:
         log.say(f"run folder: {log.folder}")

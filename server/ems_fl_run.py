@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 
 from moe.experts import ExpertArrays
+from moe.factors import label
 from server.job import Job, adapter_bytes_per_expert
 from server.observer import Observer
 from server.patient_grid import PatientGrid
@@ -65,6 +66,23 @@ class Saved:
         """Return the saved state of a run folder; as :func:`server.state.load_state`."""
         strategy, sky, extra = load_state(folder)
         return cls(strategy=strategy, sky=sky, extra=extra)
+
+    def check(self, job: Job) -> None:
+        """Refuse a state that tunes other arrays than the job, such as one of an older version.
+
+        Raises
+        ------
+        ValueError
+            Naming some of them.
+        """
+        was = {key: value.shape for key, value in self.strategy.values.items()}
+        now = {key: value.shape for key, value in job.initial.items()}
+        if differing := sorted(key for key, _ in was.items() ^ now.items()):
+            raise ValueError(
+                f"the saved state does not hold the arrays that train.method {job.tuning.method!r} tunes in "
+                f"this version; they differ in {', '.join(label(key) for key in differing[:3])}; start a new "
+                "run, or go on with the version that began it"
+            )
 
 
 def run_ems_fl(job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Saved | None) -> Outcome:

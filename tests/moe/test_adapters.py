@@ -34,11 +34,15 @@ def test_only_the_factors_b_of_kept_experts_train(checkpoint: Path) -> None:
     assert config.r == 3
 
 
-def test_full_tuning_trains_the_weights_of_kept_experts_only(checkpoint: Path) -> None:
+def test_full_tuning_trains_the_weights_and_biases_of_kept_experts_only(checkpoint: Path) -> None:
     model = attach(load_submodel(checkpoint, KEEP), Tuning(method="full"))
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert len(trained) == 2 * len(EXPERTS)
-    assert all(".experts.e" in name and name.endswith(("fc_in.weight", "fc_out.weight")) for name in trained)
+    parts = {name.split(".experts.e")[1].partition(".")[2] for name in trained}
+    assert parts == {"fc_in.weight", "fc_out.weight"} | {
+        f"{projection}.bias" for projection in read_layout(checkpoint).biases
+    }
+    assert len(trained) == len(parts) * len(EXPERTS)
+    assert (read_layout(checkpoint).biases == ("fc_in", "fc_out")) == ("gpt_oss" in str(checkpoint))
 
 
 @pytest.mark.parametrize("method", ["ffa", "lora", "full"])

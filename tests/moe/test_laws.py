@@ -162,22 +162,6 @@ def test_the_exported_adapter_gives_the_servers_logits(
     assert torch.equal(logits(load_full(merged), tokens), expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_laws_hold_in_half_precision(checkpoint: Path, tmp_path: Path, dtype: torch.dtype) -> None:
-    family = read_layout(checkpoint).family
-    folder = save_tiny(tmp_path / "half", family, dtype=dtype)
-    assert load_submodel(folder, KEEP).dtype == dtype
-    assert read_layout(folder).total_bytes * 2 == read_layout(checkpoint).total_bytes
-    result = check(folder)
-    assert result.is_merge_exact
-    assert result.keep_all_error == 0.0
-    tuning = Tuning(lora_rank=2)
-    arrays = random_arrays(folder, tuning, seed=6)
-    merged = export_merged(folder, arrays, tuning, tmp_path / "merged")
-    held = MergedModel(folder, tuning).set(arrays).model.state_dict()
-    assert all(torch.equal(value, held[name]) for name, value in load_full(merged).state_dict().items())
-
-
 def test_one_file_with_tied_embeddings_is_a_checkpoint_like_any_other(
     tmp_path: Path, tokens: torch.Tensor
 ) -> None:

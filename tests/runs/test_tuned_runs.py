@@ -1,0 +1,60 @@
+"""Whole runs with other tunings than the demo's, and what a resumed run makes of another one's state."""
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from moe.adapters import MergedModel
+from server.app import run
+from server.config import read_config
+from server.state import load_state, save_state
+from server.world import tuning_from
+from tests.fake_grid import FakeGrid
+from tests.runs.conftest import Settings
+
+Clients = Callable[..., FakeGrid]
+
+OPTIONS: list[Settings] = [
+    {"train.method": "lora", "train.lora-rslora": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(map(str, options.values())))
+def test_a_run_with_these_options_learns_and_takes_home_what_the_server_has(
+    tiny_run: Settings, clients: Clients, options: Settings
+) -> None:
+    settings = {**tiny_run, **options, "merge.max-merges": 5}
+    folder = run(clients(settings), read_config(settings))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert any(c["own_loss_after"] < c["own_loss_before"] for c in summary["clusters"])
+    # Every cluster has a part of the experts, all together at most all of them.
+    assert 0 < summary["spent"]["trainable_parameters"] < summary["full_adapter"]["trainable_parameters"]
+    values = load_state(folder)[0].values
+    assert sum(value.size for value in values.values()) == summary["full_adapter"]["trainable_parameters"]
+    base = str(settings["model.name"])
+    tokens = torch.arange(12)[None] + 5
+    with torch.no_grad():
+        expected = MergedModel(base, tuning_from(read_config(settings))).set(values).model(input_ids=tokens)
+        adapted = PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(base), str(folder / "adapter")
+        )
+        torch.testing.assert_close(adapted(input_ids=tokens).logits, expected.logits, atol=1e-4, rtol=0)
+
+
+def test_a_state_that_tunes_other_arrays_is_refused(tiny_run: Settings, clients: Clients) -> None:
+    settings = {**tiny_run, "merge.max-merges": 2}
+    folder = run(clients(settings), read_config(settings))
+    state, sky, extra = load_state(folder)
+    lost = sorted(state.values)[0]
+    state.values = {key: np.copy(value) for key, value in state.values.items() if key != lost}
+    save_state(folder, state, sky=sky, extra=extra)
+    more = {**settings, "merge.max-merges": 4, "run.resume": str(folder)}
+    log = (folder / "events.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=r"differ in \(0, 0, 'fc_in.lora_B'\); start a new run"):
+        run(clients(settings), read_config(more))
+    assert (folder / "events.jsonl").read_bytes() == log
