@@ -3,14 +3,17 @@
 Shape legend: N blocks held, B blocks of a batch, T tokens of a block.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from moe.objective import language_model_loss
 
@@ -32,6 +35,11 @@ class TrainSpec:
         Of the optimiser; the norm is clipped over all trained arrays together.
     optimizer : {"adamw", "sgd"}
         Its state starts anew at every contact, because the experts do.
+    micro_batches : int
+        Parts, >= 1, that the blocks of a step are run in, to hold fewer activations at once; the step
+        is that of the whole batch.
+    gradient_checkpointing : bool
+        Whether to hold only each layer's input and compute the rest again in the backward pass.
     """
 
     steps: int
@@ -41,6 +49,8 @@ class TrainSpec:
     optimizer: str
     weight_decay: float
     max_grad_norm: float
+    micro_batches: int = 1
+    gradient_checkpointing: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +79,10 @@ def train(model: nn.Module, blocks_NT: NDArray[np.int64], spec: TrainSpec, seed:
     Raises
     ------
     ValueError
-        If the loss stops being finite; says at which step.
+        If the loss stops being finite; says at which step. If the model cannot checkpoint its layers.
     """
     torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-    _set_dropout_only(model)
+    set_training_modes(model, gradient_checkpointing=spec.gradient_checkpointing)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = _optimizer(parameters, spec)
     batches = _batches(len(blocks_NT), spec.batch_size, np.random.default_rng(seed))
@@ -80,17 +90,16 @@ def train(model: nn.Module, blocks_NT: NDArray[np.int64], spec: TrainSpec, seed:
     while len(losses) < spec.steps:
         rows = next(batches)
         tokens_BT = torch.from_numpy(blocks_NT[rows])
-        loss = language_model_loss(model, tokens_BT)
-        if not torch.isfinite(loss):
+        optimizer.zero_grad()
+        loss = _backward(model, tokens_BT, spec.micro_batches)
+        if not math.isfinite(loss):
             raise ValueError(
-                f"the training loss became {loss.item()} at local step {len(losses) + 1}; "
+                f"the training loss became {loss} at local step {len(losses) + 1}; "
                 f"lower train.learning-rate (now {spec.learning_rate})"
             )
-        optimizer.zero_grad()
-        loss.backward()
         nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm)
         optimizer.step()
-        losses.append(loss.item())
+        losses.append(loss)
         seen.update(int(row) for row in rows)
         if time.monotonic() - began_s >= spec.wall_budget_s:
             break
@@ -106,6 +115,17 @@ def mean_loss(model: nn.Module, blocks_NT: NDArray[np.int64], batch_size: int) -
         tokens_BT = torch.from_numpy(blocks_NT[start : start + batch_size])
         total += language_model_loss(model, tokens_BT).item() * len(tokens_BT)
     return total / len(blocks_NT)
+
+
+def _backward(model: nn.Module, tokens_BT: Tensor, num_parts: int) -> float:
+    """Add up the gradient of the mean loss of a batch, part by part, and return that loss."""
+    total = 0.0
+    for part_BT in tokens_BT.tensor_split(min(num_parts, len(tokens_BT))):
+        # All blocks predict as many tokens: a part's share of the blocks is its share of the mean.
+        loss = language_model_loss(model, part_BT) * (len(part_BT) / len(tokens_BT))
+        loss.backward()
+        total += loss.item()
+    return total
 
 
 def _batches(num_blocks: int, batch_size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
@@ -125,10 +145,30 @@ def _optimizer(parameters: list[nn.Parameter], spec: TrainSpec) -> torch.optim.O
     return torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
 
 
-def _set_dropout_only(model: nn.Module) -> None:
-    # The frozen part stays in eval mode: some routers add noise or sample in train mode, and the
-    # experts must be tuned under the routing they will be used with.
+def set_training_modes(model: nn.Module, *, gradient_checkpointing: bool) -> None:
+    """Put the adapters' dropout in training mode, the layers too if they checkpoint, and nothing else.
+
+    The frozen part stays in evaluation mode: some routers add noise or sample in training mode, and the
+    experts must be tuned under the routing they will be used with.
+
+    Raises
+    ------
+    ValueError
+        If the model has no layers that transformers can checkpoint.
+    """
     model.eval()
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if gradient_checkpointing:
+        if not layers:
+            raise ValueError(
+                f"train.gradient-checkpointing needs layers that transformers can checkpoint, and "
+                f"{type(model).__name__} has none; turn it off, and raise train.micro-batches instead"
+            )
+        enable: Any = model.activation_checkpointing_enable
+        enable({"use_reentrant": False})
+        for layer in layers:
+            # A layer checkpoints only in training mode. Its flag alone, without its children: see above.
+            layer.training = True
     for name, module in model.named_modules():
         if "lora_dropout" in name:
             module.train()

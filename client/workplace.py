@@ -78,6 +78,8 @@ class Workplace:
             optimizer=settings.optimizer,
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.max_grad_norm,
+            micro_batches=settings.micro_batches,
+            gradient_checkpointing=settings.gradient_checkpointing,
         )
 
     @cached_property

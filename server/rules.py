@@ -55,6 +55,12 @@ def cross_faults(config: "RunConfig") -> Iterator[Fault]:
             f"train.min-steps must be at most train.max-steps, got {train.min_steps} and {train.max_steps}; "
             "raise max-steps or lower min-steps",
         )
+    if train.micro_batches > train.batch_size:
+        yield Fault(
+            ("train.micro-batches", "train.batch-size"),
+            "train.micro-batches must be at most train.batch-size, got "
+            f"{train.micro_batches} parts of {train.batch_size} blocks; lower it",
+        )
     if train.lora_rslora and train.method == "full":
         yield Fault(
             ("train.lora-rslora", "train.method"),

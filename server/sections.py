@@ -157,6 +157,17 @@ class TrainSettings(Section):
     learning_rate: float = Field(default=1e-2, gt=0, le=10, description="Step size of the local optimiser.")
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="Local optimiser.")
     batch_size: int = Field(default=8, ge=1, description="Blocks per local step.")
+    # Off: the demo's activations are small, and both make a step slower.
+    micro_batches: int = Field(
+        default=1,
+        ge=1,
+        description="Parts that the blocks of one step are run in to hold fewer activations; same step.",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Hold only each layer's input and compute the rest again in the backward pass: less "
+        "memory, up to half as much time again, the same gradients.",
+    )
     min_steps: int = Field(
         default=1, ge=1, description="Fewest local steps per visit, even if they outlast the gap."
     )

@@ -21,6 +21,7 @@ Clients = Callable[..., FakeGrid]
 
 OPTIONS: list[Settings] = [
     {"train.method": "lora", "train.lora-rslora": True},
+    {"train.micro-batches": 3, "train.gradient-checkpointing": True, "train.lora-dropout": 0.1},
 ]
 
 

@@ -210,6 +210,10 @@ def test_a_start_that_is_not_an_instant_in_utc_is_refused(start: str) -> None:
     ("settings", "words"),
     [
         (
+            {"train.micro-batches": 9, "train.batch-size": 8},
+            "train.micro-batches must be at most train.batch-size, got 9 parts of 8 blocks",
+        ),
+        (
             {"train.lora-rslora": True, "train.method": "full"},
             'train.lora-rslora needs a LoRA train.method, got true and "full"',
         ),
