@@ -1,14 +1,16 @@
-"""``python -m benchmarks.absent``: restrict, renormalise or mask? Without the sky, on the demo's domains.
+"""``python -m benchmarks.absent``: which rule for absent experts? Without the sky, on the demo's domains.
 
-Each of the eight domains is a cluster of one device with one expert a layer, assigned by routing mass.
-Every cluster tunes its experts once, from the base; then the held-out loss of its own sub-model, and of
-the merged model under its full router, are means over the domains. Ends with one JSON line.
+Each cluster is one device that has as many domains as it keeps experts a layer (``--kept``, default
+one), assigned by routing mass. Every cluster tunes its experts once, from the base; then the held-out
+loss of its own sub-model, and of the merged model under its full router, are means over the clusters.
+Ends with one JSON line.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import numpy as np
 import torch
@@ -20,46 +22,48 @@ from client.train import TrainSpec, mean_loss, train
 from demo.base_model import resolve_model_name
 from demo.corpus import domains
 from demo.packing import pack
+from moe.absent import Absent
 from moe.adapters import MergedModel, attach, get_arrays
 from moe.experts import ExpertArrays, ExpertLayout, Tuning
 from moe.layout import read_layout
 from moe.routing import routing_mass
 from moe.submodel import load_full, load_submodel
 
-_RULES = ("restrict", "renormalise", "mask")
+_RULES = get_args(Absent)
 _LENGTH_TOKENS = 64
 _HELD_OUT = 48
 _MAX_TRAIN = 512
 _BATCH = 8
+_PROFILED = 32
 
 Blocks = Mapping[str, tuple[NDArray[np.int64], NDArray[np.int64]]]
-"""Domain -> blocks to train on and held-out blocks, each ``[N, T]``."""
+"""Cluster -> blocks to train on and held-out blocks, each ``[N, T]``."""
 
 
 def assign(
-    path: str, layout: ExpertLayout, blocks: Blocks
-) -> tuple[dict[str, dict[int, tuple[int, ...]]], float]:
-    """Give each domain one expert a layer so that most routing mass is captured; return that share too."""
+    path: str, layout: ExpertLayout, blocks: Blocks, num_kept: int = 1
+) -> tuple[dict[str, dict[int, list[int]]], float]:
+    """Give each cluster its experts so that most routing mass is captured; return that share too."""
     model = load_full(path)
     mass_CLE = np.stack(
         [
-            routing_mass(model, torch.from_numpy(train_NT[:32]).split(_BATCH))
+            routing_mass(model, torch.from_numpy(_sample(train_NT)).split(_BATCH))
             for train_NT, _ in blocks.values()
         ]
     )
     share_CLE = mass_CLE / mass_CLE.sum(axis=2, keepdims=True)
-    keep: dict[str, dict[int, tuple[int, ...]]] = {name: {} for name in blocks}
+    keep: dict[str, dict[int, list[int]]] = {n: {layer: [] for layer in layout.layers} for n in blocks}
     captured = []
     for row, layer in enumerate(layout.layers):
-        clusters, experts = linear_sum_assignment(-share_CLE[:, row])
-        captured.append(share_CLE[clusters, row, experts].mean())
-        for cluster, expert in zip(clusters, experts, strict=True):
-            keep[list(blocks)[cluster]][layer] = (int(expert),)
+        seats, experts = linear_sum_assignment(-np.repeat(share_CLE[:, row], num_kept, axis=0))
+        captured.append(share_CLE[seats // num_kept, row, experts].sum() / len(blocks))
+        for seat, expert in zip(seats, experts, strict=True):
+            keep[list(blocks)[seat // num_kept]][layer].append(int(expert))
     return keep, float(np.mean(captured))
 
 
 def measure(
-    path: str, rule: str, keep: Mapping[str, Mapping[int, tuple[int, ...]]], blocks: Blocks, spec: TrainSpec
+    path: str, rule: str, keep: Mapping[str, Mapping[int, Sequence[int]]], blocks: Blocks, spec: TrainSpec
 ) -> dict[str, float]:
     """Tune every cluster once under a rule; return mean held-out losses in nats per token."""
     tuning = Tuning()
@@ -83,14 +87,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.absent", description=__doc__)
     parser.add_argument("--steps", type=int, default=60, help="local steps of every cluster (default: 60)")
+    parser.add_argument("--kept", type=int, default=1, help="experts a cluster keeps in a layer (default: 1)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     path = resolve_model_name("demo")
     layout = read_layout(path)
-    blocks = read_blocks(path, min(layout.num_experts.values()))
-    keep, capture = assign(path, layout, blocks)
-    most = max(layout.num_experts.values())
-    print(f"{len(blocks)} domains, one expert of {most} a layer, capture {capture:.2f}", flush=True)
+    most = min(layout.num_experts.values())
+    blocks = read_blocks(path, most, options.kept)
+    keep, capture = assign(path, layout, blocks, options.kept)
+    print(
+        f"{len(blocks)} clusters, {options.kept} experts of {most} a layer, capture {capture:.2f}", flush=True
+    )
     spec = TrainSpec(
         steps=options.steps,
         wall_budget_s=float("inf"),
@@ -111,16 +118,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_blocks(path: str, most: int) -> Blocks:
-    """Return the token blocks of the demo's first ``most`` domains."""
+def _sample(train_NT: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return some blocks, spread over all of a cluster's domains."""
+    return train_NT[:: max(1, len(train_NT) // _PROFILED)][:_PROFILED]
+
+
+def read_blocks(path: str, most: int, num_kept: int = 1) -> Blocks:
+    """Return the blocks of ``most // num_kept`` clusters of ``num_kept`` domains each."""
     tokenizer = AutoTokenizer.from_pretrained(path)
-    blocks: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
-    for name, texts in list(domains().items())[:most]:
+    packed: list[tuple[str, NDArray[np.int64], NDArray[np.int64]]] = []
+    for name, texts in list(domains().items())[: most // num_kept * num_kept]:
         held = max(1, len(texts) // 8)
         train_NT = pack(tokenizer, texts[held:], sequence_length=_LENGTH_TOKENS, max_examples=_MAX_TRAIN)
         held_NT = pack(tokenizer, texts[:held], sequence_length=_LENGTH_TOKENS, max_examples=_HELD_OUT)
-        blocks[name] = (train_NT, held_NT)
-    return blocks
+        packed.append((name, train_NT, held_NT))
+    return {
+        "+".join(name for name, _, _ in group): (
+            np.concatenate([train_NT for _, train_NT, _ in group]),
+            np.concatenate([held_NT for _, _, held_NT in group]),
+        )
+        for group in zip(*[iter(packed)] * num_kept, strict=True)
+    }
 
 
 if __name__ == "__main__":

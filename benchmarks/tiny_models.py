@@ -168,9 +168,11 @@ def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
     """Return a tiny configuration of a family; ``changes`` win."""
     default = AutoConfig.for_model(family)
     known = set(vars(default)).union(*(getattr(c, "__annotations__", {}) for c in type(default).__mro__))
-    aliases = set(getattr(type(default), "attribute_map", {}))
-    sizes = {name: value for name, value in _SIZES.items() if name in known - aliases}
-    return AutoConfig.for_model(family, **{**sizes, **_OWN.get(family, {}), **changes})
+    aliases: dict[str, str] = getattr(type(default), "attribute_map", {})
+    sizes = {name: value for name, value in _SIZES.items() if name in known - aliases.keys()}
+    # By one name each: given both, a configuration takes the one it likes.
+    named = {aliases.get(name, name): value for name, value in changes.items()}
+    return AutoConfig.for_model(family, **{**sizes, **_OWN.get(family, {}), **named})
 
 
 def save_tiny(

@@ -1,18 +1,16 @@
-"""The experts a device keeps, as plain linear layers, and what becomes of tokens that want others.
+"""The experts a device keeps, as plain linear layers, in the place of all experts of a layer.
 
 Shape letters: T tokens, H hidden, E experts of the full model, K choices per token, N kept choices.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from moe.absent import HEARS_ROUTER, Absent, choose_kept
 from moe.blocks import MoEBlock
-
-Absent = Literal["restrict", "renormalise", "mask"]
-"""What to do with a token whose router chose an expert that is not here; see `choose_kept`."""
 
 
 class Expert(nn.Module):
@@ -50,8 +48,8 @@ class KeptExperts(nn.Module):
         experts share, its router is listened to and otherwise left alone.
     experts : Mapping[int, Expert]
         The kept experts by their index in the full model; may be empty.
-    absent : {"restrict", "renormalise", "mask"}
-        What to do with choices of experts that are not here.
+    absent : {"reroute", "restrict", "renormalise", "mask"}
+        What to do with choices of experts that are not here; see `moe.absent`.
     """
 
     def __init__(self, block: MoEBlock, experts: Mapping[int, Expert], absent: Absent) -> None:
@@ -71,7 +69,7 @@ class KeptExperts(nn.Module):
         self._gate: Callable[[Tensor], Tensor] = lender._apply_gate if lender.has_gate else lender.act_fn
         self._norm: nn.Module | None = lender.post_expert_norm if lender.has_post_expert_norm else None
         self._logits_TE: Tensor | None = None
-        if absent == "restrict" and 1 < len(self.kept) < self.num_experts:
+        if absent in HEARS_ROUTER and 1 < len(self.kept) < self.num_experts:
             block.router.register_forward_hook(self._listen)
 
     def _hold(self, kept: tuple[int, ...]) -> None:
@@ -95,9 +93,10 @@ class KeptExperts(nn.Module):
             self._kept = self._kept.to(hidden_TH.device)
         local_TK = self._local_E[choice_TK]
         if 0 < num_kept < self.num_experts:
-            logits_TN = self._heard()[:, self._kept] if self.absent == "restrict" and num_kept > 1 else None
+            is_heard = self.absent in HEARS_ROUTER and num_kept > 1
+            logits_TN = self._heard()[:, self._kept] if is_heard else None
             local_TK, weight_TK = choose_kept(local_TK, weight_TK, logits_TN, self.absent, num_kept)
-        if num_kept == 1 and local_TK.shape[1] == 1 and self.absent == "restrict":
+        if num_kept == 1 and local_TK.shape[1] == 1 and self.absent in HEARS_ROUTER:
             # Every token goes to the one expert: nothing to gather or scatter.
             return (self._run(hidden_TH, [len(hidden_TH)]) * weight_TK).to(hidden_TH.dtype)
         return self._dispatch(hidden_TH, local_TK, weight_TK)
@@ -146,77 +145,10 @@ class KeptExperts(nn.Module):
         logits_TE, self._logits_TE = self._logits_TE, None
         if logits_TE is None:
             raise ValueError(
-                f"absent 'restrict' needs the router's logits [tokens, {self.num_experts}], and the router "
-                f"of layer {self.layer} gave none; use absent 'renormalise'"
+                f"absent {self.absent!r} needs the router's logits [tokens, {self.num_experts}], and the "
+                f"router of layer {self.layer} gave none; use absent 'renormalise'"
             )
         return logits_TE
-
-
-def choose_kept(
-    local_TK: Tensor, weight_TK: Tensor, logits_TN: Tensor | None, absent: Absent, num_kept: int
-) -> tuple[Tensor, Tensor]:
-    """Return the choice among kept experts and its weights, for every token.
-
-    A token all of whose chosen experts are kept keeps its choice and weights exactly. For the others:
-
-    * ``restrict``: the ``min(K, num_kept)`` best kept experts by the router's logits share the token's
-      original total weight in proportion to the softmax of those logits. No token goes without.
-    * ``renormalise``: absent choices are dropped, the rest is scaled to the token's original total.
-    * ``mask``: absent choices are dropped.
-
-    Parameters
-    ----------
-    local_TK : Tensor
-        Position of each choice among the kept experts, ``num_kept`` where absent.
-    weight_TK : Tensor
-        The router's weights.
-    logits_TN : Tensor or None
-        The router's logits of the kept experts, for ``restrict`` among several.
-    absent : {"restrict", "renormalise", "mask"}
-        The rule.
-    num_kept : int
-        Kept experts, > 0.
-
-    Returns
-    -------
-    tuple[Tensor, Tensor]
-        As ``local_TK`` and ``weight_TK``; ``restrict`` has ``min(K, num_kept)`` columns.
-    """
-    is_kept_TK = local_TK < num_kept
-    if absent == "mask":
-        return local_TK, weight_TK * is_kept_TK
-    total_T1 = weight_TK.sum(dim=-1, keepdim=True)
-    if absent == "renormalise":
-        kept_TK = (weight_TK * is_kept_TK).float()
-        # In float32: the guard against dividing by nothing is itself nothing in float16.
-        scaled_TK = kept_TK * (total_T1.float() / kept_TK.sum(dim=-1, keepdim=True).clamp_min(1e-9))
-        is_whole_T1 = is_kept_TK.all(dim=-1, keepdim=True)
-        return local_TK, torch.where(is_whole_T1, weight_TK, scaled_TK.to(weight_TK.dtype))
-    if num_kept == 1:
-        # No token can have had all of several choices kept, and of one choice all the weight is the total.
-        return torch.zeros_like(local_TK[:, :1]), total_T1
-    assert logits_TN is not None
-    num_choices = min(local_TK.shape[1], num_kept)
-    best_logits, best = torch.topk(logits_TN.float(), num_choices, dim=-1)
-    shares = (torch.softmax(best_logits, dim=-1) * total_T1.float()).to(weight_TK.dtype)
-    if num_choices < local_TK.shape[1]:
-        return best, shares
-    whole_T1 = is_kept_TK.all(dim=-1, keepdim=True)
-    return torch.where(whole_T1, local_TK, best), torch.where(whole_T1, weight_TK, shares)
-
-
-def check_absent(absent: str) -> Absent:
-    """Return ``absent`` if it names a rule.
-
-    Raises
-    ------
-    ValueError
-        If it does not.
-    """
-    for known in get_args(Absent):
-        if absent == known:
-            return cast(Absent, known)
-    raise ValueError(f"absent must be one of {', '.join(get_args(Absent))}, got {absent!r}")
 
 
 def kept_experts(model: nn.Module) -> tuple[KeptExperts, ...]:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from moe.absent import Absent, check_absent
 from moe.blocks import MoEBlock
-from moe.kept import Absent, Expert, KeptExperts, check_absent, kept_experts
+from moe.kept import Expert, KeptExperts, kept_experts
 from moe.layout import auto_class, open_storage, resolve_dtype
 from moe.quiet import quiet_loading
 from moe.storage import Storage
@@ -45,7 +46,7 @@ def load_submodel(
     path: str | Path,
     keep: Mapping[int, Sequence[int]],
     *,
-    absent: str = "restrict",
+    absent: str = "reroute",
     dtype: torch.dtype | str = "auto",
 ) -> PreTrainedModel:
     """Return a model that holds only the kept experts, each as two linear layers.
@@ -59,8 +60,8 @@ def load_submodel(
     keep : Mapping[int, Sequence[int]]
         Decoder layer -> experts to keep, by their index in the full model. A layer may keep none,
         and a layer that is not named keeps none.
-    absent : {"restrict", "renormalise", "mask"}
-        What becomes of choices of other experts; see `moe.kept.choose_kept`.
+    absent : {"reroute", "restrict", "renormalise", "mask"}
+        What becomes of choices of other experts; see `moe.absent.choose_kept`.
     dtype : torch.dtype or str
         As `load_full`.
 
@@ -89,7 +90,7 @@ class StreamedExperts(KeptExperts):
     """
 
     def __init__(self, block: MoEBlock, storage: Storage, dtype: torch.dtype) -> None:
-        super().__init__(block, {}, "restrict")
+        super().__init__(block, {}, "mask")
         self._hold(tuple(range(block.num_experts)))
         self._source = (storage, block, dtype)
 

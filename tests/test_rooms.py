@@ -37,7 +37,9 @@ def text_files() -> Iterator[Path]:
     for path in sorted(ROOT.rglob("*")):
         relative = path.relative_to(ROOT)
         hidden = any(part.startswith(".") and part != ".ci" for part in relative.parts[:-1])
-        if path.is_file() and path.suffix in TEXT_SUFFIXES and not hidden and relative.parts[0] != "runs":
+        # In a git worktree .git is a file, with a path of the machine.
+        is_ours = not hidden and relative.parts[0] not in ("runs", ".git")
+        if path.is_file() and path.suffix in TEXT_SUFFIXES and is_ours:
             yield path
 
 

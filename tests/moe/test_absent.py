@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from moe.absent import Absent, choose_kept
 from moe.adapters import attach
 from moe.blocks import find_blocks
 from moe.experts import Tuning
-from moe.kept import choose_kept
 from moe.submodel import load_full, load_submodel
 
 Tiny = Callable[[str], Path]
@@ -33,9 +33,10 @@ def rule(
     if len(mine) == len(choice) or absent == "mask" or not kept:
         return mine
     total = sum(weight)
-    if absent == "renormalise":
+    if absent == "renormalise" or (absent == "reroute" and mine):
         return {e: w * total / sum(mine.values()) for e, w in mine.items()}
-    best = sorted(kept, key=lambda e: -logits[e])[: min(len(choice), len(kept))]
+    most = 1 if absent == "reroute" else min(len(choice), len(kept))
+    best = sorted(kept, key=lambda e: -logits[e])[:most]
     odds = torch.softmax(torch.tensor([logits[e] for e in best]), dim=0).tolist()
     return {e: total * share for e, share in zip(best, odds, strict=True)}
 
@@ -76,7 +77,7 @@ def restrict_full(model: PreTrainedModel, keep: dict[int, tuple[int, ...]], abse
         block.experts.register_forward_pre_hook(choose)
 
 
-@pytest.mark.parametrize("absent", ["restrict", "renormalise", "mask"])
+@pytest.mark.parametrize("absent", get_args(Absent))
 def test_a_sub_model_follows_the_rule_told_token_by_token(
     checkpoint: Path, tokens: Tensor, absent: str
 ) -> None:
@@ -94,7 +95,7 @@ def test_a_token_whose_experts_are_all_kept_keeps_its_weights_to_the_bit() -> No
     local = torch.tensor([[1, 0], [2, 1], [3, 3]])
     weight = torch.tensor([[0.7000001, 0.3], [0.6, 0.1], [0.5, 0.2]])
     logits = torch.tensor([[0.0, 1.0, 9.0], [0.0, 1.0, 2.0], [3.0, 1.0, 2.0]])
-    for absent in ("restrict", "renormalise", "mask"):
+    for absent in get_args(Absent):
         chosen, share = choose_kept(local, weight, logits, absent, 3)
         assert torch.equal(chosen[:2], local[:2])
         assert torch.equal(share[:2], weight[:2])
@@ -107,6 +108,14 @@ def test_restrict_shares_the_original_total_by_the_routers_logits() -> None:
     assert chosen.tolist() == [[2, 3]]
     # softmax([2, 1]) = e/(e+1), 1/(e+1) = 0.7311, 0.2689; the total is 0.8
     torch.testing.assert_close(share, torch.tensor([[0.58485, 0.21515]]), atol=1e-5, rtol=0)
+
+
+def test_reroute_sends_only_a_token_without_any_expert_elsewhere() -> None:
+    local = torch.tensor([[4, 1], [4, 4]])  # one choice of two is here; none is
+    logits = torch.tensor([[9.0, -1.0, 2.0, 1.0], [0.0, -1.0, 2.0, 1.0]])
+    chosen, share = choose_kept(local, torch.tensor([[0.5, 0.3], [0.6, 0.1]]), logits, "reroute", 4)
+    assert chosen.tolist() == [[4, 1], [2, 4]]
+    torch.testing.assert_close(share, torch.tensor([[0.0, 0.8], [0.7, 0.0]]))
 
 
 def test_renormalise_keeps_the_total_and_mask_does_not() -> None:
