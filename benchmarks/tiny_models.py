@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
 
+from benchmarks.published import PUBLISHED, rewrite
+from benchmarks.tiny_towers import TEXT_CONFIG, fitting, text_family, towers
 from moe.layout import auto_class
 from moe.quiet import quiet_loading
 
@@ -48,6 +50,8 @@ _SIZES: dict[str, Any] = {
     "index_n_heads": 2,
     "index_topk": 8,
     # Linear attention and state-space layers
+    "linear_num_heads": 4,
+    "linear_head_dim": 8,
     "linear_num_value_heads": 4,
     "linear_num_key_heads": 2,
     "linear_key_head_dim": 8,
@@ -103,6 +107,7 @@ _SIZES: dict[str, Any] = {
 }
 
 _LATENT = {"num_key_value_heads": 4}
+_SPARSE = {"mlp_layer_types": ["sparse", "sparse"]}
 _OWN: dict[str, dict[str, Any]] = {
     "axk1": _LATENT,
     "axk2": _LATENT,
@@ -112,7 +117,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "dots3_note_text": _LATENT,
     "glm4_moe_lite": _LATENT,
     "glm_moe_dsa": _LATENT,
-    "beam": {"mlp_layer_types": ["sparse", "sparse"]},
+    "beam": _SPARSE,
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "zaya": {"num_experts_per_tok": 1},
     "gpt_oss": {"layer_types": ["sliding_attention", "full_attention"], "intermediate_size": 24},
@@ -138,9 +143,23 @@ _OWN: dict[str, dict[str, Any]] = {
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 500000},
         "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 8, "moe_top_k": 2},
     },
+    "deepseek_ocr2_text": _SPARSE,
+    "unlimited_ocr_text": _SPARSE,
+    "gemma4_text": {"pad_token_id": 0},
+    "glm4v_moe_text": {
+        "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 1.0, "mrope_section": [1, 1, 2]}
+    },
+    "glm5_next_text": {**_LATENT, **_SPARSE, "index_kpool": 4, "qk_rope_head_dim": 0},
+    "mistral4": {**_LATENT, "head_dim": 16},
+    "mistral_large4_text": _LATENT,
+    "muse_spark_text": {"moe_hidden_size": 16},
+    "step3p5": {**_SPARSE, "share_expert_dim": 24, "pad_token_id": 0},
+    # Models of several parts: what joins the parts
+    "minimax_m3_vl": {"projector_hidden_size": 32},
+    "muse_spark": {"out_hidden_size": 32, "projector_hidden_size": 32},
 }
 
-MUST_PASS = ("flex_olmo", "gpt_oss", "mixtral", "olmoe", "qwen3_moe")
+MUST_PASS = ("flex_olmo", "glm4v_moe", "gpt_oss", "mixtral", "olmoe", "qwen3_moe", "qwen3_vl_moe")
 """Families on which every law is tested in full."""
 
 FAMILIES = (
@@ -160,19 +179,27 @@ FAMILIES = (
     *("inkling_text", "inkling2_text", "jamba", "kimi_linear", "kolibri1", "laguna", "lfm2_moe", "mellum"),
     *("mimo_v2_flash", "minimax", "minimax_m2", "minimax_m3_vl_text", "mixtral", "nemotron_h", "olmoe"),
     *("phimoe", "qwen2_moe", "qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "qwen4_exp_text", "solar_open"),
+    "zaya",
+    # With a vision tower, often more; tuned on text
+    *("aria", "deepseek_ocr2", "dots3_note", "gemma4", "glm4v_moe", "glm5_next", "inkling2"),
+    *("inkling_mm_model", "kimi_k25", "minimax_m3_vl", "mistral4", "mistral_large4", "muse_spark"),
+    *("qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl_moe", "qwen4_exp", "step3p7", "unlimited_ocr"),
 )
 """Every family of transformers 5.23 that goes the generic way."""
 
 
 def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
-    """Return a tiny configuration of a family; ``changes`` win."""
+    """Return a tiny configuration of a family; ``changes`` win, in the language model if it is a part."""
     default = AutoConfig.for_model(family)
-    known = set(vars(default)).union(*(getattr(c, "__annotations__", {}) for c in type(default).__mro__))
+    inner = text_family(default)
+    if inner is not None:
+        text = tiny_config(inner, **changes).to_dict()
+        own = {**_OWN.get(family, {}), **towers(default), TEXT_CONFIG: text}
+        return AutoConfig.for_model(family, **own)
     aliases: dict[str, str] = getattr(type(default), "attribute_map", {})
-    sizes = {name: value for name, value in _SIZES.items() if name in known - aliases.keys()}
     # By one name each: given both, a configuration takes the one it likes.
     named = {aliases.get(name, name): value for name, value in changes.items()}
-    return AutoConfig.for_model(family, **{**sizes, **_OWN.get(family, {}), **named})
+    return AutoConfig.for_model(family, **{**fitting(default, _SIZES), **_OWN.get(family, {}), **named})
 
 
 def save_tiny(
@@ -205,7 +232,9 @@ def save_tiny(
     """
     torch.manual_seed(0)
     config = tiny_config(family, **changes)
-    model = auto_class(config).from_config(config, dtype=torch.float32)
+    # A model of several parts is saved whole, also where its language model could be built alone.
+    builder = auto_class(config) if text_family(config) is None else AutoModelForImageTextToText
+    model = builder.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             # State-space layers are unstable with any but their own vectors.
@@ -213,4 +242,6 @@ def save_tiny(
                 parameter.normal_(std=0.2)
     with quiet_loading():
         model.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
+    if family in PUBLISHED:
+        rewrite(folder, PUBLISHED[family])
     return folder

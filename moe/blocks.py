@@ -20,14 +20,46 @@ TESTED_FAMILIES = frozenset(
         *("hunyuan_v1_moe", "hy_v3", "hy_v4", "inkling_text", "inkling2_text", "jamba", "kimi_linear"),
         *("kolibri1", "laguna", "lfm2_moe", "mellum", "mimo_v2_flash", "minimax", "minimax_m2"),
         *("minimax_m3_vl_text", "mixtral", "nemotron_h", "olmoe", "phimoe", "qwen2_moe"),
-        *("qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "qwen4_exp_text", "solar_open"),
+        *("qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "qwen4_exp_text", "solar_open", "zaya"),
+        # With a vision tower, often more; tuned on text
+        *("aria", "deepseek_ocr2", "dots3_note", "gemma4", "glm4v_moe", "glm5_next", "inkling2"),
+        *("inkling_mm_model", "kimi_k25", "minimax_m3_vl", "mistral4", "mistral_large4", "muse_spark"),
+        *("qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl_moe", "qwen4_exp", "step3p7", "unlimited_ocr"),
     }
 )
 """Families (``model_type``) in this project's tests; others should pass ``moe.selftest.check``."""
 
+_TEXT_PARTS = {
+    "deepseek_ocr2_text": "deepseek_ocr2",
+    "glm4v_moe_text": "glm4v_moe",
+    "glm5_next_text": "glm5_next",
+    "mistral_large4_text": "mistral_large4",
+    "muse_spark_text": "muse_spark",
+    "qwen3_omni_moe_text": "qwen3_omni_moe_thinker",
+    "qwen3_vl_moe_text": "qwen3_vl_moe",
+    "step3p5": "step3p7",
+    "unlimited_ocr_text": "unlimited_ocr",
+}
+_ALONE = "transformers 5.23 has no language model of this text part alone; give the whole model"
+_TWO_SETS = "its layers have two sets of experts, for text and for pictures; use ernie4_5_moe, for text"
+_DIFFUSION = "it fills in blocks of tokens (diffusion) and does not predict the next one; use gemma4"
+
 REFUSED_FAMILIES: Mapping[str, str] = {
-    "doge": "its experts are rows of an embedding (product-key memory), so there is no expert to slice",
-    "nllb-moe": "its forward pass in transformers 5.23 only ever runs experts 0 and 1",
+    **{part: f"{_ALONE}, {whole}" for part, whole in _TEXT_PARTS.items()},
+    "ernie4_5_vl_moe": _TWO_SETS,
+    "ernie4_5_vl_moe_text": _TWO_SETS,
+    "diffusion_gemma": _DIFFUSION,
+    "diffusion_gemma_text": _DIFFUSION,
+    "openai_privacy_filter": "it labels tokens and is no language model; use gpt_oss, which has such layers",
+    "qwen3_omni_moe": (
+        "it is a thinker and a talker, each with experts, and has no loss of its own; save its thinker "
+        "(Qwen3OmniMoeThinkerForConditionalGeneration) and give that, qwen3_omni_moe_thinker"
+    ),
+    "doge": (
+        "its experts are rows of an embedding (product-key memory), so there is no expert to slice; "
+        "choose another model"
+    ),
+    "nllb-moe": "its forward pass in transformers 5.23 only ever runs experts 0 and 1; choose another model",
     "dbrx": "its configuration cannot be built by transformers 5.23 (rope_theta is missing from attn_config)",
     "jetmoe": "its attention has experts too, chosen by a router of their own, which is not supported yet",
     "llama4": "its router weights the experts' input, not their output, which is not supported yet",
@@ -35,12 +67,14 @@ REFUSED_FAMILIES: Mapping[str, str] = {
     "longcat_flash": "it has identity experts behind the real ones, which is not supported yet",
     "switch_transformers": "it is an encoder-decoder, which is not supported yet",
 }
-"""Families known not to work here, and why."""
+"""Families known not to work here: why, and what to use instead."""
 
 # The only tensors that belong to one expert each. A white list: an experts module may also hold a
 # norm or a bias shared by all its experts (muse_spark, jetmoe), which is not to be sliced.
 _FC_IN = ("gate_up_proj", "up_proj")
 _FC_OUT = "down_proj"
+# Experts like all others, that transformers 5.23 has not decorated.
+_UNDECORATED = ("Step3p7Experts",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +106,7 @@ class MoEBlock:
     @property
     def is_transposed(self) -> bool:
         """Whether the fused weights are stored ``[E, in, out]`` rather than ``[E, out, in]``."""
-        return bool(self.experts.is_transposed)
+        return bool(getattr(self.experts, "is_transposed", False))
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -113,11 +147,15 @@ def find_blocks(model: PreTrainedModel) -> tuple[MoEBlock, ...]:
 def _walk(model: PreTrainedModel) -> Iterator[MoEBlock]:
     modules = dict(model.named_modules())
     for path, module in modules.items():
-        # Set by transformers on every class decorated with use_experts_implementation.
-        if not hasattr(module, "_is_expert_parallel"):
+        if not _holds_experts(module):
             continue
         parent = modules[path.rpartition(".")[0]]
         yield _block(path, module, parent, model)
+
+
+def _holds_experts(module: nn.Module) -> bool:
+    # transformers sets the attribute on every class decorated with use_experts_implementation.
+    return hasattr(module, "_is_expert_parallel") or type(module).__name__ in _UNDECORATED
 
 
 def _block(path: str, experts: nn.Module, parent: nn.Module, model: PreTrainedModel) -> MoEBlock:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 from moe.experts import Tuning
-from moe.layout import layout_of
+from moe.layout import auto_class, layout_of
 from moe.storage import Storage
 
 _METHODS = {
@@ -27,6 +27,8 @@ def adapter_card(storage: Storage, tuning: Tuning, about: Mapping[str, str]) -> 
     """
     base = storage.checkpoint.config.get("_name_or_path") or storage.checkpoint.folder.name
     layout = layout_of(storage)
+    # Of a model with towers, some classes build the text part alone: the adapter fits one class's names.
+    auto = auto_class(storage.model.config).__name__
     versions = ", ".join(f"{name} {version(name)}" for name in ("transformers", "peft", "torch"))
     lines = [
         "---",
@@ -43,9 +45,9 @@ def adapter_card(storage: Storage, tuning: Tuning, about: Mapping[str, str]) -> 
         "",
         "```python",
         "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM",
+        f"from transformers import {auto}",
         "",
-        'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("<base>"), "<this folder>")',
+        f'model = PeftModel.from_pretrained({auto}.from_pretrained("<base>"), "<this folder>")',
         "```",
     ]
     for title, text in about.items():

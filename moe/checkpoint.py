@@ -24,7 +24,7 @@ from moe.experts import ExpertArrays, ExpertId, Tuning
 from moe.factors import check_arrays
 from moe.layout import layout_of, open_storage
 from moe.merge import changed_experts, merged_experts
-from moe.packing import ADAPTER_FILE, adapter_config, pack, read_changes
+from moe.packing import ADAPTER_FILE, adapter_config, as_in_model, pack, read_changes
 from moe.quiet import quiet_peft
 from moe.shards import TORCH_DTYPES, open_checkpoint
 from moe.storage import Storage
@@ -99,9 +99,9 @@ def load_adapter(path: str | Path, adapter: str | Path, *, dtype: torch.dtype | 
     ValueError
         If tensors are missing, unknown, or did not arrive in the model as they are in the file.
     """
-    stored = load_file(Path(adapter) / ADAPTER_FILE)
     with quiet_peft():
         model = PeftModel.from_pretrained(load_full(path, dtype=dtype), str(adapter)).eval()
+    stored = as_in_model(model, model.active_peft_config, load_file(Path(adapter) / ADAPTER_FILE))
     loaded = get_peft_model_state_dict(model)
     faults = [f"{key} is missing" for key in loaded if key not in stored]
     faults += [f"{key} is not of this model" for key in stored if key not in loaded]

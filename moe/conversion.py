@@ -6,9 +6,10 @@ versions: the version is pinned, and the laws' tests hold them to it.
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     Concatenate,
     MergeModulelist,
+    PrefixChange,
     WeightConverter,
     WeightRenaming,
     rename_source_key,
@@ -57,7 +59,7 @@ class Target:
         return [name for pattern in patterns for name in self.sources.get(pattern, ())]
 
     def convert(
-        self, target: str, tensors: Mapping[str, torch.Tensor], model: PreTrainedModel
+        self, target: str, tensors: Mapping[str, torch.Tensor], model: "PreTrainedModel | LoneExpert"
     ) -> dict[str, torch.Tensor]:
         """Return the model tensors these disk tensors make."""
         if self.converter is None:
@@ -71,21 +73,65 @@ class Target:
         return {key: value[0] if isinstance(value, list) else value for key, value in made.items()}
 
 
-def match_targets(checkpoint: Checkpoint, model: PreTrainedModel) -> dict[str, Target]:
+class LoneExpert:
+    """Stands in for a model where converters run for one expert.
+
+    They may ask a model for the shape of a parameter: files of qwen3_vl_moe are ``[E, in, out]`` if
+    the model's shape says so. Of one expert, that is the same shape with one row.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Whose converters.
+    shapes : Mapping[str, Sequence[int]]
+        Tensor -> its shape with all experts: the model's to read, the disk's to write.
+    """
+
+    def __init__(self, model: PreTrainedModel, shapes: Mapping[str, Sequence[int]]) -> None:
+        self.config = model.config
+        self._model = model
+        self._shapes = shapes
+
+    @cached_property
+    def _weight_conversions(self) -> list[Any]:
+        """Where transformers looks for them when it writes; chosen as it does for a model it has not read."""
+        mapping = get_model_conversion_mapping(self._model, add_legacy=False)
+        return [entry for entry in mapping if not isinstance(entry, PrefixChange)]
+
+    def get_parameter(self, name: str) -> torch.Tensor:
+        """Return an empty tensor of one expert's shape."""
+        return torch.empty((1, *self._shapes[name][1:]), device="meta")
+
+
+class Names:
+    """Where transformers takes the tensors of a disk name, for one model."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        mapping = get_model_conversion_mapping(model)
+        self._renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+        self._converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+        self._wanted: dict[str, Any] = dict.fromkeys(model.state_dict())
+        self._prefix = model.base_model_prefix
+        self.by_pattern = {p: entry for entry in self._converters for p in entry.source_patterns}
+
+    def find(self, name: str) -> tuple[str, str | None] | None:
+        """Return the model tensor that a disk tensor feeds, and by which converter's pattern if by any."""
+        target, pattern = rename_source_key(
+            name, self._renamings, self._converters, self._prefix, self._wanted
+        )
+        if target not in self._wanted and name in self._wanted:
+            return name, None
+        return (target, pattern) if target in self._wanted else None
+
+
+def match_targets(checkpoint: Checkpoint, names: Names) -> dict[str, Target]:
     """Return what feeds each tensor of a model, by its name; disk tensors no one wants are left out."""
-    mapping = get_model_conversion_mapping(model)
-    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-    by_pattern = {pattern: entry for entry in converters for pattern in entry.source_patterns}
-    wanted: dict[str, Any] = model.state_dict()
-    prefix = model.base_model_prefix
     targets: dict[str, Target] = {}
     for name in sorted(checkpoint.tensors):
-        target, pattern = rename_source_key(name, renamings, converters, prefix, wanted)
-        if target not in wanted and name in wanted:
-            target, pattern = name, None
-        if target in wanted:
-            converter = by_pattern[pattern] if pattern is not None else None
+        found = names.find(name)
+        if found is not None:
+            target, pattern = found
+            converter = names.by_pattern[pattern] if pattern is not None else None
             targets.setdefault(target, Target(converter)).sources[pattern or name].append(name)
     return targets
 
@@ -94,8 +140,3 @@ def expert_number(name: str) -> int | None:
     """Return which expert a disk tensor belongs to, by its name; None if it holds all of them."""
     match = _EXPERT_NUMBER.search(name)
     return int(match.group(0)) if match else None
-
-
-def as_first_expert(name: str) -> str:
-    """Return the disk name that expert 0 has for the same tensor."""
-    return _EXPERT_NUMBER.sub("0", name, count=1)

@@ -111,7 +111,7 @@ class ExpertLayout:
     Parameters
     ----------
     family : str
-        The ``model_type`` of the text model.
+        The checkpoint's own ``model_type``, of the whole model where it has several parts.
     num_experts : Mapping[int, int]
         Decoder layer -> number of routed experts; MoE layers only, in ascending order.
     top_k : int

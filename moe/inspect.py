@@ -1,6 +1,7 @@
 """``python -m moe.inspect PATH_OR_NAME``: what a checkpoint's experts are, before anything is run."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 
@@ -40,6 +41,7 @@ def describe(storage: Storage) -> str:
         ("bytes of the whole", _bytes(layout.total_bytes)),
         ("bytes of one expert", _bytes(max(layout.expert_bytes.values()))),
         ("bytes of the shared part", _bytes(layout.shared_bytes)),
+        *_other_parts(storage),
     ]
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}" for name, value in rows]
@@ -90,6 +92,23 @@ def _router_tensors(block: MoEBlock) -> str:
 def _shared_experts(storage: Storage, block: MoEBlock) -> list[str]:
     parent = storage.model.get_submodule(block.path.rpartition(".")[0])
     return [name for name, _ in parent.named_children() if name.startswith("shared_")]
+
+
+def _other_parts(storage: Storage) -> list[tuple[str, str]]:
+    """Return rows on what there is beside the language model, such as a vision tower."""
+    rows = []
+    model = storage.model
+    if model.config.get_text_config() is not model.config:
+        # All before the numbered layers: ``model.language_model``
+        text = re.split(r"\.\w+\.\d+\.", next(iter(storage.blocks.values())).path)[0]
+        whole, _, name = text.rpartition(".")
+        parts = {child: part for child, part in model.get_submodule(whole).named_children() if child != name}
+        sizes = {child: sum(p.nbytes for p in part.parameters()) for child, part in parts.items()}
+        told = ", ".join(f"{child} {_bytes(size)}" for child, size in sizes.items() if size)
+        rows.append(("of it not for text", told or "nothing"))
+    if unused := sum(storage.checkpoint.tensors[name].num_bytes for name in storage.unused_names):
+        rows.append(("bytes left on disk", f"{_bytes(unused)}, which {type(model).__name__} does not use"))
+    return rows
 
 
 def _bytes(count: int) -> str:

@@ -66,8 +66,9 @@ class KeptExperts(nn.Module):
         for name, child in block.experts.named_children():
             self.add_module(name, child)
         lender: Any = block.experts
-        self._gate: Callable[[Tensor], Tensor] = lender._apply_gate if lender.has_gate else lender.act_fn
-        self._norm: nn.Module | None = lender.post_expert_norm if lender.has_post_expert_norm else None
+        is_gated = getattr(lender, "has_gate", True)
+        self._gate: Callable[[Tensor], Tensor] = lender._apply_gate if is_gated else lender.act_fn
+        self._norm: nn.Module | None = getattr(lender, "post_expert_norm", None)
         self._logits_TE: Tensor | None = None
         if absent in HEARS_ROUTER and 1 < len(self.kept) < self.num_experts:
             block.router.register_forward_hook(self._listen)
@@ -168,11 +169,14 @@ def kept_experts(model: nn.Module) -> tuple[KeptExperts, ...]:
 
 
 def _find_logits(output: Any, num_experts: int) -> Tensor | None:
-    """Return the router's logits ``[T, E]`` from whatever its forward gives."""
+    """Return the router's logits ``[T, E]`` or ``[T, E + 1]`` from whatever its forward gives."""
     candidates: Sequence[Any] = output if isinstance(output, tuple | list) else (output,)
-    for value in candidates:
-        if isinstance(value, Tensor) and value.is_floating_point() and value.shape[-1] == num_experts:
-            return value.reshape(-1, num_experts)
+    tensors = [value for value in candidates if isinstance(value, Tensor) and value.is_floating_point()]
+    # One column more is the choice of no expert at all (zaya).
+    for width in (num_experts, num_experts + 1):
+        for value in tensors:
+            if value.shape[-1] == width:
+                return value.reshape(-1, width)
     return None
 
 

@@ -43,7 +43,7 @@ def layout_of(storage: Storage) -> ExpertLayout:
         raise ValueError(f"experts must have one shape in all layers, {odd[0]} differs from {blocks[0].path}")
     tensors, names = storage.checkpoint.tensors, blocks[0].parameters
     return ExpertLayout(
-        family=storage.model.config.get_text_config().model_type,
+        family=storage.checkpoint.config["model_type"],
         num_experts={block.layer: block.num_experts for block in blocks},
         top_k=max(block.top_k for block in blocks),
         expert_bytes={block.layer: storage.expert_bytes(block.layer, 0) for block in blocks},
@@ -86,9 +86,7 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     where = f"checkpoint {checkpoint.folder}"
     family = str(checkpoint.config.get("model_type"))
     if family in REFUSED_FAMILIES:
-        raise ValueError(
-            f"{where}: family {family!r} is refused: {REFUSED_FAMILIES[family]}; choose another model"
-        )
+        raise ValueError(f"{where}: family {family!r} is refused: {REFUSED_FAMILIES[family]}")
     known = _known_families()
     if family not in known:
         if "auto_map" in checkpoint.config:

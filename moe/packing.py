@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora.layer import ParamWrapper
+from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from moe.blocks import MoEBlock
 from moe.experts import ExpertArrays, ExpertId, ParameterKey, Tuning
@@ -64,7 +65,12 @@ def pack(storage: Storage, config: LoraConfig, arrays: ExpertArrays, tuning: Tun
             f"{sorted(expected.keys() - packed.keys())[:3]}, unexpected "
             f"{sorted(packed.keys() - expected.keys())[:3]}; use export_merged for this family"
         )
-    return packed
+    return _as_in_file(storage, config, packed)
+
+
+def as_in_model(model: nn.Module, config: PeftConfig, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return an adapter file's tensors by the names that PEFT, when it loads them, gives them."""
+    return convert_peft_adapter_state_dict_for_transformers(model, config, stored)
 
 
 def read_changes(storage: Storage, adapter: Path) -> Change:
@@ -81,9 +87,8 @@ def read_changes(storage: Storage, adapter: Path) -> Change:
         )
     config = LoraConfig.from_pretrained(str(adapter))
     assert isinstance(config, LoraConfig)
-    config.base_model_name_or_path = None  # the caller has chosen the base; PEFT would warn
-    stored = load_file(adapter / ADAPTER_FILE)
     expected = _wrap(storage, config)
+    stored = as_in_model(storage.model, config, load_file(adapter / ADAPTER_FILE))
     if {key: value.shape for key, value in stored.items()} != expected:
         faults = sorted(expected.keys() ^ stored.keys()) or ["shapes differ"]
         raise ValueError(
@@ -102,10 +107,35 @@ def read_changes(storage: Storage, adapter: Path) -> Change:
     return change
 
 
+def _as_in_file(storage: Storage, config: LoraConfig, packed: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors by names that PEFT 0.21 loads into their places.
+
+    It takes an adapter's names through the renamings from disk to model. Nearly always the model's names
+    come out as they were; where they do not (deepseek_ocr2: ``layers`` becomes ``language_model.layers``),
+    the disk's names do what they do for weights.
+    """
+    if as_in_model(storage.model, config, packed).keys() == packed.keys():
+        return packed
+    paths = {block.path: storage.disk_path(block.layer) for block in storage.blocks.values()}
+    named: dict[str, Tensor] = {}
+    for key, value in packed.items():
+        path = next(path for path in paths if key.startswith(f"{_PREFIX}{path}."))
+        named[_PREFIX + paths[path] + key.removeprefix(_PREFIX + path)] = value
+    if as_in_model(storage.model, config, named).keys() != packed.keys():
+        raise ValueError(
+            "PEFT 0.21 would not load an adapter of this family, under the model's names or the disk's; "
+            "use export_merged"
+        )
+    return named
+
+
 def _wrap(storage: Storage, config: LoraConfig) -> Mapping[str, torch.Size]:
     """Put PEFT on the empty model; return what PEFT itself would save. Nothing is allocated."""
+    # PEFT would put what the model's configuration says in its place, which need not know the folder.
+    base, config.base_model_name_or_path = config.base_model_name_or_path, None
     with torch.device("meta"), quiet_peft():
         model = get_peft_model(storage.model, config, low_cpu_mem_usage=True)
+    config.base_model_name_or_path = base
     return {key: value.shape for key, value in get_peft_model_state_dict(model).items()}
 
 

@@ -9,12 +9,18 @@ from transformers.utils import logging
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Switch off transformers' progress bar meanwhile; a run has one of its own."""
-    was_on = logging.is_progress_bar_enabled()
+    """Switch off transformers' progress bar meanwhile, and its report of tensors it did not use.
+
+    A run has a progress bar of its own; what lacks is an error (see `moe.storage.Storage`), and what is
+    over, such as the vision tower where only the language model is loaded, is meant to be.
+    """
+    was_on, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if was_on:
             logging.enable_progress_bar()
 

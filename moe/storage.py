@@ -8,6 +8,7 @@ for a single expert, so that an expert can be read, or written back, without its
 import re
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import LoadStateDictConfig
 
 from moe.blocks import MoEBlock
-from moe.conversion import as_first_expert, expert_number, match_targets
+from moe.conversion import LoneExpert, Names, expert_number, match_targets
 from moe.quiet import quiet_loading
 from moe.shards import TORCH_DTYPES, Checkpoint
 
@@ -44,11 +45,14 @@ class Storage:
         self.checkpoint = checkpoint
         self.model = model
         self.blocks = {block.layer: block for block in blocks}
-        self._targets = match_targets(checkpoint, model)
+        self._names = Names(model)
+        self._targets = match_targets(checkpoint, self._names)
         self._numbered: dict[str, dict[int | None, list[str]]] = {}
         self._expert_targets = {
             f"{block.path}.{name}": block.layer for block in blocks for name in block.parameters
         }
+        wanted = model.state_dict()
+        self._reader = LoneExpert(model, {target: wanted[target].shape for target in self._expert_targets})
         self._raise_faults(self._missing() or self._misshapen())
 
     @property
@@ -61,6 +65,12 @@ class Storage:
             for name in entry.names
         ]
 
+    @property
+    def unused_names(self) -> list[str]:
+        """Disk names of what the model does not use: towers of a model loaded as text, or what is over."""
+        used = {name for entry in self._targets.values() for name in entry.names}
+        return [name for name in self.checkpoint.tensors if name not in used]
+
     def expert_names(self, layer: int, index: int) -> dict[str, int | None]:
         """Return the disk names of one expert -> its row there (None: the whole tensor is this expert's)."""
         return {
@@ -68,6 +78,12 @@ class Storage:
             for target in self._layer_targets(layer)
             for name, row_wise in self._expert_sources(target, index)
         }
+
+    def disk_path(self, layer: int) -> str:
+        """Return what a layer's experts module is called on disk, such as ``model.layers.0.mlp.experts``."""
+        name = next(iter(self.expert_names(layer, 0)))
+        before, experts, _ = name.rpartition("experts")
+        return before + experts
 
     def expert_bytes(self, layer: int, index: int) -> int:
         """Return the bytes one expert takes on disk."""
@@ -93,23 +109,23 @@ class Storage:
             raw = {
                 n: self.checkpoint.read_joined([n], index if row_wise else None) for n, row_wise in sources
             }
-            made = self._targets[target].convert(target, raw, self.model)
+            made = self._targets[target].convert(target, raw, self._reader)
             tensors |= {name.rpartition(".")[2]: value for name, value in made.items()}
         return tensors
 
     def to_disk(self, layer: int, index: int, fused: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return one expert's fused tensors ``[1, ...]`` as the tensors, or rows, this checkpoint stores."""
         path = self.blocks[layer].path
-        reverted = revert_weight_conversion(self.model, {f"{path}.{n}": value for n, value in fused.items()})
-        stored: dict[str, torch.Tensor] = {}
-        for name, row in self.expert_names(layer, index).items():
-            # Reverting a lone expert numbers it 0.
-            key = name if row is not None else as_first_expert(name)
-            if key not in reverted:
-                # A checkpoint of the bare base model lacks the prefix that the whole model's names have.
-                key = next((k for k in reverted if k.endswith(key) or key.endswith(k)), key)
-            stored[name] = reverted[key]
-        return stored
+        writer: Any = self._writer
+        reverted = revert_weight_conversion(writer, {f"{path}.{n}": value for n, value in fused.items()})
+        # What transformers writes need not have the disk's names (a lone expert is numbered 0, files of a
+        # bare base model lack a prefix, older files have older names), but it is read into the same place.
+        places = {self._names.find(name): value for name, value in reverted.items()}
+        return {name: places[self._names.find(name)] for name in self.expert_names(layer, index)}
+
+    @cached_property
+    def _writer(self) -> LoneExpert:
+        return LoneExpert(self.model, {name: spec.shape for name, spec in self.checkpoint.tensors.items()})
 
     def load_shared(self, dtype: torch.dtype) -> None:
         """Fill the model with everything but the experts, whose modules the caller has taken out."""

@@ -198,9 +198,24 @@ def _load_shared(storage: Storage) -> tuple[PreTrainedModel, list[MoEBlock]]:
     """Fill everything but the experts, whose modules are taken out; return the blocks they were in."""
     blocks = list(storage.blocks.values())
     for block in blocks:
-        _replace(storage.model, block.path, nn.Module())
+        _replace(storage.model, block.path, _Husk(block))
     storage.load_shared(storage.model.dtype)
     return storage.model, blocks
+
+
+class _Husk(nn.Module):
+    """An experts module without experts, while the rest of a model is loaded.
+
+    It keeps what all experts share (muse_spark: a norm). Where the experts were, there is an empty
+    tensor: the initialisation of some families (qwen3_omni_moe) writes to them unasked.
+    """
+
+    def __init__(self, block: MoEBlock) -> None:
+        super().__init__()
+        for name, child in block.experts.named_children():
+            self.add_module(name, child)
+        for name in block.parameters:
+            setattr(self, name, torch.empty(0))
 
 
 def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
