@@ -102,9 +102,10 @@ def test_checkpointing_holds_less_and_wakes_the_layers_alone(
     for is_on in (False, True):
         model = tuned(tiny(family))
         set_training_modes(model, gradient_checkpointing=is_on)
-        awake = [m for name, m in model.named_modules() if m.training and "lora_dropout" not in name]
-        assert all(isinstance(module, GradientCheckpointingLayer) for module in awake)
-        assert len(awake) == (2 if is_on else 0)
+        awake = {n: m for n, m in model.named_modules() if m.training and "lora_dropout" not in n}
+        assert all(isinstance(module, GradientCheckpointingLayer) for module in awake.values())
+        # A vision tower's blocks may be awake too: text never comes to them.
+        assert len([name for name in awake if "visual" not in name]) == (2 if is_on else 0)
         held.append(_bytes_held(model, torch.from_numpy(blocks_NT)))
     assert held[1] < 0.5 * held[0], held
 
