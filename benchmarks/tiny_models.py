@@ -182,16 +182,21 @@ FAMILIES = (
     "zaya",
     # With a vision tower, often more; tuned on text
     *("aria", "deepseek_ocr2", "dots3_note", "gemma4", "glm4v_moe", "glm5_next", "inkling2"),
-    *("inkling_mm_model", "kimi_k25", "minimax_m3_vl", "mistral4", "mistral_large4", "muse_spark"),
+    *("inkling_mm_model", "internvl", "kimi_k25", "minimax_m3_vl", "mistral3", "mistral4"),
+    *("mistral_large4", "muse_spark"),
     *("qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl_moe", "qwen4_exp", "step3p7", "unlimited_ocr"),
 )
 """Every family of transformers 5.23 that goes the generic way."""
 
 
+# Families whose language model may be of any family: one with experts that they are published with.
+_INNER = {"internvl": "qwen3_moe", "mistral3": "mistral4"}
+
+
 def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
     """Return a tiny configuration of a family; ``changes`` win, in the language model if it is a part."""
     default = AutoConfig.for_model(family)
-    inner = text_family(default)
+    inner = _INNER.get(family) or text_family(default)
     if inner is not None:
         text = tiny_config(inner, **changes).to_dict()
         own = {**_OWN.get(family, {}), **towers(default), TEXT_CONFIG: text}

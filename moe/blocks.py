@@ -23,7 +23,8 @@ TESTED_FAMILIES = frozenset(
         *("qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "qwen4_exp_text", "solar_open", "zaya"),
         # With a vision tower, often more; tuned on text
         *("aria", "deepseek_ocr2", "dots3_note", "gemma4", "glm4v_moe", "glm5_next", "inkling2"),
-        *("inkling_mm_model", "kimi_k25", "minimax_m3_vl", "mistral4", "mistral_large4", "muse_spark"),
+        *("inkling_mm_model", "internvl", "kimi_k25", "minimax_m3_vl", "mistral3", "mistral4"),
+        *("mistral_large4", "muse_spark"),
         *("qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl_moe", "qwen4_exp", "step3p7", "unlimited_ocr"),
     }
 )

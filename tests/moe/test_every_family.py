@@ -29,8 +29,8 @@ TEXT_FAMILIES = (
 # What a user downloads where the above is only a part of it.
 WHOLE_FAMILIES = (
     *("aria", "deepseek_ocr2", "diffusion_gemma", "dots3_note", "ernie4_5_vl_moe", "gemma4", "glm4v_moe"),
-    *("glm5_next", "inkling2", "inkling_mm_model", "kimi_k25", "llama4", "minimax_m3_vl"),
-    *("mistral_large4", "muse_spark", "qwen3_5_moe", "qwen3_omni_moe", "qwen3_omni_moe_thinker"),
+    *("glm5_next", "inkling2", "inkling_mm_model", "internvl", "kimi_k25", "llama4", "minimax_m3_vl"),
+    *("mistral3", "mistral_large4", "muse_spark", "qwen3_5_moe", "qwen3_omni_moe", "qwen3_omni_moe_thinker"),
     *("qwen3_vl_moe", "qwen4_exp", "step3p7", "unlimited_ocr"),
 )
 
