@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from moe.half import half_products
 from moe.objective import language_model_loss
 
 
@@ -113,7 +114,8 @@ def mean_loss(model: nn.Module, blocks_NT: NDArray[np.int64], batch_size: int) -
     total = 0.0
     for start in range(0, len(blocks_NT), batch_size):
         tokens_BT = torch.from_numpy(blocks_NT[start : start + batch_size])
-        total += language_model_loss(model, tokens_BT).item() * len(tokens_BT)
+        with half_products(model):
+            total += language_model_loss(model, tokens_BT).item() * len(tokens_BT)
     return total / len(blocks_NT)
 
 
@@ -122,8 +124,9 @@ def _backward(model: nn.Module, tokens_BT: Tensor, num_parts: int) -> float:
     total = 0.0
     for part_BT in tokens_BT.tensor_split(min(num_parts, len(tokens_BT))):
         # All blocks predict as many tokens: a part's share of the blocks is its share of the mean.
-        loss = language_model_loss(model, part_BT) * (len(part_BT) / len(tokens_BT))
-        loss.backward()
+        with half_products(model):
+            loss = language_model_loss(model, part_BT) * (len(part_BT) / len(tokens_BT))
+            loss.backward()
         total += loss.item()
     return total
 
