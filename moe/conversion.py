@@ -110,7 +110,7 @@ class Names:
         mapping = get_model_conversion_mapping(model)
         self._renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
         self._converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-        self._wanted: dict[str, Any] = dict.fromkeys(model.state_dict())
+        self._wanted: dict[str, Any] = model.state_dict()
         self._prefix = model.base_model_prefix
         self.by_pattern = {p: entry for entry in self._converters for p in entry.source_patterns}
 
