@@ -109,7 +109,7 @@ def ours(path: Path, absent: Absent) -> nn.Module:
 def full_lora(path: Path) -> nn.Module:
     """Return the full model with PEFT LoRA of the same rank on all its experts."""
     model = load_full(path)
-    targets = [f"{block.path}.{name}" for block in find_blocks(model) for name in block.projections.values()]
+    targets = [block.tensor_name(name, 0) for block in find_blocks(model) for name in block.parameters]
     config = LoraConfig(
         task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=[], target_parameters=targets
     )

@@ -19,8 +19,8 @@ from moe.factors import PROJECTIONS, check_arrays, frozen_factor, label, tuned_s
 from moe.kept import kept_experts
 from moe.layout import open_storage, read_layout
 from moe.merge import MergedModel
+from moe.objective import task_type
 from moe.quiet import quiet_peft
-from moe.submodel import unfuse
 
 __all__ = [
     "MergedModel",
@@ -65,7 +65,7 @@ def attach(model: PreTrainedModel, tuning: Tuning) -> PeftModel | PreTrainedMode
     if not any(module.kept for module in modules):
         return model
     config = LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=task_type(model),
         r=tuning.lora_rank,
         lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=tuning.lora_dropout,
@@ -154,9 +154,8 @@ def initial_arrays(
     storage = open_storage(source)
     arrays: ExpertArrays = {}
     for expert in experts:
-        weights, biases = unfuse(
-            storage.blocks[expert.layer], storage.read_expert(expert.layer, expert.index)
-        )
+        block = storage.blocks[expert.layer]
+        weights, biases = block.unfuse(storage.read_expert(expert.layer, expert.index))
         arrays |= {
             ParameterKey(expert.layer, expert.index, f"{name}.{part}"): _numpy(tensor)
             for part, tensors in (("weight", weights), ("bias", biases))

@@ -1,19 +1,23 @@
 """Find the MoE blocks of a model, real or on the meta device.
 
-A block is an experts module that takes ``(hidden_TH, choice_TK, weight_TK)`` and the router beside it.
-The router is never touched, so each family's own bias, groups, sigmoid or scale stays as it is.
+A block is an experts module and the router beside it. The router is never touched, so each family's
+own bias, groups, sigmoid or scale stays as it is; what else a family does in its own way is its form.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from moe.forms import Form, Fused, numbers_in
+from moe.special_forms import FORMS
 
 TESTED_FAMILIES = frozenset(
     {
         *("afmoe", "aria_text", "axk1", "axk2", "bailing_hybrid", "beam", "cohere2_moe", "deepseek_v2"),
+        *("dbrx", "jetmoe", "llama4_text", "longcat_flash", "switch_transformers"),
         *("deepseek_v3", "deepseek_v32", "deepseek_v4", "dots1", "dots3_note_text", "ernie4_5_moe"),
         *("exaone_moe", "flex_olmo", "flint", "gemma4_text", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa"),
         *("gpt_oss", "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared"),
@@ -61,12 +65,6 @@ REFUSED_FAMILIES: Mapping[str, str] = {
         "choose another model"
     ),
     "nllb-moe": "its forward pass in transformers 5.23 only ever runs experts 0 and 1; choose another model",
-    "dbrx": "its configuration cannot be built by transformers 5.23 (rope_theta is missing from attn_config)",
-    "jetmoe": "its attention has experts too, chosen by a router of their own, which is not supported yet",
-    "llama4": "its router weights the experts' input, not their output, which is not supported yet",
-    "llama4_text": "its router weights the experts' input, not their output, which is not supported yet",
-    "longcat_flash": "it has identity experts behind the real ones, which is not supported yet",
-    "switch_transformers": "it is an encoder-decoder, which is not supported yet",
 }
 """Families known not to work here: why, and what to use instead."""
 
@@ -85,40 +83,98 @@ class MoEBlock:
     Parameters
     ----------
     layer : int
-        Decoder layer.
+        Number of the layer: the decoder layer, or in an encoder-decoder the encoder's blocks first and
+        the decoder's after them.
     path : str
-        Name of the experts module in the model, such as ``model.layers.0.mlp.experts``.
-    experts, router : Module
-        The experts module and the router that chooses among them.
+        Name that the kept experts have in a sub-model, such as ``model.layers.0.mlp.experts``.
+    holder_path : str
+        Name of the module that holds the expert tensors; ``path`` in nearly all families.
+    form : Form
+        What the family does differently.
     num_experts, top_k : int
-        Experts held, and chosen per token.
-    projections : Mapping[str, str]
-        ``fc_in`` and ``fc_out`` -> the fused parameter that stores them.
+        Experts to be assigned, and chosen per token.
+    parameters : tuple[str, ...]
+        The stored tensors of an expert, weights and biases.
     """
 
     layer: int
     path: str
-    experts: nn.Module
-    router: nn.Module
+    holder_path: str
+    form: Form
     num_experts: int
     top_k: int
-    projections: Mapping[str, str]
+    parameters: tuple[str, ...]
 
     @property
-    def is_transposed(self) -> bool:
-        """Whether the fused weights are stored ``[E, in, out]`` rather than ``[E, out, in]``."""
-        return bool(getattr(self.experts, "is_transposed", False))
+    def experts(self) -> nn.Module:
+        """The module that holds the expert tensors."""
+        module: nn.Module = self.form.experts
+        return module
 
     @property
-    def parameters(self) -> tuple[str, ...]:
-        """The fused parameters of the experts, weights and biases, by their name in the experts module."""
-        names = [name for weight in self.projections.values() for name in (weight, f"{weight}_bias")]
-        return tuple(name for name in names if getattr(self.experts, name, None) is not None)
+    def router(self) -> nn.Module:
+        """The router that chooses among the experts."""
+        return self.form.router
+
+    @property
+    def parent_path(self) -> str:
+        """Name of the family's block."""
+        return self.path.rpartition(".")[0]
+
+    @property
+    def held_children(self) -> set[str]:
+        """Children of the family's block in which the expert tensors are."""
+        names = (self.tensor_name(stored, 0) for stored in self.parameters)
+        return {name.removeprefix(f"{self.parent_path}.").partition(".")[0] for name in names}
+
+    @property
+    def is_stacked(self) -> bool:
+        """Whether one tensor holds all experts, rather than each having its own."""
+        return not self.form.expert_prefix
+
+    def tensor_name(self, stored: str, index: int) -> str:
+        """Return the name, in the model, of the tensor that holds a stored tensor of an expert."""
+        return f"{self.holder_path}.{self.form.expert_prefix.format(index)}{stored}"
+
+    def view(self, stored: str, index: int) -> Tensor:
+        """Return the part of a stored tensor that is one expert's, as a view with as many axes."""
+        name = self.form.expert_prefix.format(index) + stored
+        tensor = self.experts.get_parameter(name).data
+        return tensor.unflatten(0, (self.form.num_rows(stored), -1))[index] if self.is_stacked else tensor
 
     def shape(self, projection: str) -> tuple[int, int]:
         """Return ``(out_features, in_features)`` of ``fc_in`` or ``fc_out``."""
-        _, rows, columns = getattr(self.experts, self.projections[projection]).shape
-        return (columns, rows) if self.is_transposed else (rows, columns)
+        weights, _ = self.unfuse({name: self.view(name, 0) for name in self.parameters})
+        rows, columns = weights[projection].shape
+        return rows, columns
+
+    def unfuse(self, fused: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+        """Return weights ``[out, in]`` and biases by projection, from one expert's parts (see `view`)."""
+        weights: dict[str, Tensor] = {}
+        biases: dict[str, Tensor | None] = {}
+        for projection, names in self.form.projections.items():
+            # A transposed view, not a copy: the same matrix product as the family's own, to the bit.
+            pieces = [self._matrix(name, fused[name]) for name in names]
+            weights[projection] = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            bias = fused.get(f"{names[0]}_bias")
+            biases[projection] = None if bias is None else bias[0]
+        return weights, biases
+
+    def fuse(self, weights: Mapping[str, Tensor], biases: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+        """Return one expert's parts, of their shapes in the full model: `unfuse` undone."""
+        fused: dict[str, Tensor] = {}
+        for projection, names in self.form.projections.items():
+            for name, piece in zip(names, weights[projection].chunk(len(names)), strict=True):
+                part = piece.T if name in self.form.transposed else piece
+                fused[name] = part if self.form.is_matrix else part[None]
+            bias = biases.get(projection)
+            if bias is not None:
+                fused[f"{names[0]}_bias"] = bias[None]
+        return fused
+
+    def _matrix(self, name: str, part: Tensor) -> Tensor:
+        matrix = part if self.form.is_matrix else part[0]
+        return matrix.T if name in self.form.transposed else matrix
 
 
 def find_blocks(model: PreTrainedModel) -> tuple[MoEBlock, ...]:
@@ -135,7 +191,7 @@ def find_blocks(model: PreTrainedModel) -> tuple[MoEBlock, ...]:
         raise ValueError(
             f"no routed experts found in model_type {family!r}: looked for experts modules with fused "
             f"{' or '.join(_FC_IN)} and {_FC_OUT} ([experts, ., .]) and a router 'gate' or 'router' beside "
-            "them; the model is dense, or of a form this project does not know"
+            f"them, and for {', '.join(FORMS)}; the model is dense, or of a form this project does not know"
         )
     layers = [block.layer for block in blocks]
     if len(set(layers)) != len(layers):
@@ -148,10 +204,11 @@ def find_blocks(model: PreTrainedModel) -> tuple[MoEBlock, ...]:
 def _walk(model: PreTrainedModel) -> Iterator[MoEBlock]:
     modules = dict(model.named_modules())
     for path, module in modules.items():
-        if not _holds_experts(module):
-            continue
-        parent = modules[path.rpartition(".")[0]]
-        yield _block(path, module, parent, model)
+        form = FORMS.get(type(module).__name__)
+        if form is not None:
+            yield _special_block(form, path, module, model)
+        elif _holds_experts(module):
+            yield _fused_block(path, module, modules[path.rpartition(".")[0]], model)
 
 
 def _holds_experts(module: nn.Module) -> bool:
@@ -159,27 +216,43 @@ def _holds_experts(module: nn.Module) -> bool:
     return hasattr(module, "_is_expert_parallel") or type(module).__name__ in _UNDECORATED
 
 
-def _block(path: str, experts: nn.Module, parent: nn.Module, model: PreTrainedModel) -> MoEBlock:
+def _special_block(kind: type[Form], path: str, parent: nn.Module, model: PreTrainedModel) -> MoEBlock:
+    form = kind(parent, parent.get_submodule(kind.holder))
+    layer = kind.layer(path, model.config.get_text_config())
+    return _block(form, layer, f"{path}.experts", f"{path}.{kind.holder}" if kind.holder else path)
+
+
+def _block(form: Form, layer: int, path: str, holder_path: str) -> MoEBlock:
+    held = dict(form.experts.named_parameters())
+    prefix = form.expert_prefix.format(0)
+    weights = [name for names in form.projections.values() for name in names]
+    return MoEBlock(
+        layer=layer,
+        path=path,
+        holder_path=holder_path,
+        form=form,
+        # Kept, not asked again: PEFT and sub-models change what the modules look like.
+        num_experts=form.num_experts,
+        top_k=form.top_k,
+        parameters=tuple(
+            name for weight in weights for name in (weight, f"{weight}_bias") if prefix + name in held
+        ),
+    )
+
+
+def _fused_block(path: str, experts: nn.Module, parent: nn.Module, model: PreTrainedModel) -> MoEBlock:
     fc_in = next((name for name in _FC_IN if getattr(experts, name, None) is not None), None)
     router = next(
         (child for name in ("gate", "router") if (child := getattr(parent, name, None)) is not None), None
     )
-    numbers = re.findall(r"\.(\d+)\.", path)
-    if fc_in is None or getattr(experts, _FC_OUT, None) is None or router is None or not numbers:
+    if fc_in is None or getattr(experts, _FC_OUT, None) is None or router is None or not numbers_in(path):
         raise ValueError(
             f"{path} of class {type(experts).__name__} is not understood: needs {' or '.join(_FC_IN)} and "
             f"{_FC_OUT}, a sibling 'gate' or 'router', and a layer number in its name; "
             f"found {sorted(dict(experts.named_parameters()))}"
         )
-    return MoEBlock(
-        layer=int(numbers[-1]),
-        path=path,
-        experts=experts,
-        router=router,
-        num_experts=int(getattr(experts, fc_in).shape[0]),
-        top_k=_top_k(router, parent, model),
-        projections={"fc_in": fc_in, "fc_out": _FC_OUT},
-    )
+    form = Fused(parent, experts, router, fc_in, _top_k(router, parent, model))
+    return _block(form, numbers_in(path)[-1], path, path)
 
 
 def _top_k(router: nn.Module, parent: nn.Module, model: PreTrainedModel) -> int:

@@ -26,7 +26,7 @@ from moe.layout import layout_of, open_storage
 from moe.merge import changed_experts, merged_experts
 from moe.packing import ADAPTER_FILE, adapter_config, as_in_model, pack, read_changes
 from moe.quiet import quiet_peft
-from moe.shards import TORCH_DTYPES, open_checkpoint
+from moe.shards import TORCH_DTYPES, locate, open_checkpoint
 from moe.storage import Storage
 from moe.submodel import load_full
 
@@ -201,11 +201,10 @@ def _write_merged(
             if file.is_file():
                 shutil.copyfile(file, folder / file.name)
         for expert, fused in experts:
-            sources = storage.expert_names(expert.layer, expert.index)
+            parts = storage.expert_names(expert.layer, expert.index)
             for name, value in storage.to_disk(expert.layer, expert.index, fused).items():
                 spec = base.tensors[name]
-                row = sources[name]
-                start = spec.start if row is None else spec.start + row * (spec.num_bytes // spec.shape[0])
+                start, _ = locate(spec, parts[name])
                 _patch(folder / spec.file.name, start, value.to(TORCH_DTYPES[spec.dtype]))
     return Path(out_dir)
 

@@ -44,8 +44,8 @@ class KeptExperts(nn.Module):
     Parameters
     ----------
     block : MoEBlock
-        The block it replaces; its experts module lends the gate function and any norm that all
-        experts share, its router is listened to and otherwise left alone.
+        The block it replaces; its form lends the gate function and any norm that all experts share,
+        its router is listened to and otherwise left alone.
     experts : Mapping[int, Expert]
         The kept experts by their index in the full model; may be empty.
     absent : {"reroute", "restrict", "renormalise", "mask"}
@@ -57,50 +57,63 @@ class KeptExperts(nn.Module):
         self.layer = block.layer
         self.num_experts = block.num_experts
         self.absent = absent
-        self.is_transposed = block.is_transposed
-        self.projections = dict(block.projections)
+        self.block = block
         self._hold(tuple(sorted(experts)))
         for index in self.kept:
             self.add_module(f"e{index}", experts[index])
-        # What the family's module has beside expert tensors (muse_spark: a norm) keeps its name.
-        for name, child in block.experts.named_children():
+        for name, child in block.form.lent().items():
             self.add_module(name, child)
-        lender: Any = block.experts
-        is_gated = getattr(lender, "has_gate", True)
-        self._gate: Callable[[Tensor], Tensor] = lender._apply_gate if is_gated else lender.act_fn
-        self._norm: nn.Module | None = getattr(lender, "post_expert_norm", None)
+        self._gate: Callable[[Tensor], Tensor] = block.form.gate()
+        self._norm: nn.Module | None = block.form.norm()
         self._logits_TE: Tensor | None = None
-        if absent in HEARS_ROUTER and 1 < len(self.kept) < self.num_experts:
+        is_told = block.form.is_block_replaced  # the logits come with the call
+        if absent in HEARS_ROUTER and 1 < len(self.kept) < self.num_experts and not is_told:
             block.router.register_forward_hook(self._listen)
 
     def _hold(self, kept: tuple[int, ...]) -> None:
         """Say which experts are here."""
         self.kept = kept
+        # Identity experts follow the real ones, and everybody has them.
+        num_all = self.num_experts + self.block.form.num_identity
+        here = (*kept, *range(self.num_experts, num_all))
         # Plain attributes, not buffers: transformers re-creates non-persistent buffers uninitialised.
-        self._local_E = torch.full((self.num_experts,), len(kept))
-        self._local_E[list(kept)] = torch.arange(len(kept))
-        self._kept = torch.tensor(kept, dtype=torch.long)
+        self._local_E = torch.full((num_all,), len(here))
+        self._local_E[list(here)] = torch.arange(len(here))
+        self._kept = torch.tensor(here, dtype=torch.long)
 
     def expert(self, index: int) -> Expert:
         """Return a kept expert by its index in the full model."""
         return cast(Expert, self._modules[f"e{index}"])
 
     def forward(self, hidden_TH: Tensor, *routing: Tensor, **named_routing: Tensor) -> Tensor:
-        """Return the kept experts' weighted sum ``[T, H]``; ``choice_TK, weight_TK`` follow ``hidden_TH``."""
-        choice_TK, weight_TK = (*routing, *named_routing.values())
-        num_kept = len(self.kept)
+        """Return the kept experts' weighted sum ``[T, H]``.
+
+        ``choice_TK, weight_TK`` follow ``hidden_TH``, and where the caller has them the router's logits.
+        """
+        choice_TK, weight_TK, *logits = (*routing, *named_routing.values())
+        num_kept, num_all = len(self._kept), len(self._local_E)
         if self._local_E.device != hidden_TH.device:
             self._local_E = self._local_E.to(hidden_TH.device)
             self._kept = self._kept.to(hidden_TH.device)
         local_TK = self._local_E[choice_TK]
-        if 0 < num_kept < self.num_experts:
-            is_heard = self.absent in HEARS_ROUTER and num_kept > 1
-            logits_TN = self._heard()[:, self._kept] if is_heard else None
+        if 0 < num_kept < num_all:
+            is_asked = self.absent in HEARS_ROUTER and num_kept > 1
+            logits_TN = (logits[0] if logits else self._heard())[:, self._kept] if is_asked else None
             local_TK, weight_TK = choose_kept(local_TK, weight_TK, logits_TN, self.absent, num_kept)
+        if num_kept > len(self.kept):
+            return self._with_identity(hidden_TH, local_TK, weight_TK)
         if num_kept == 1 and local_TK.shape[1] == 1 and self.absent in HEARS_ROUTER:
             # Every token goes to the one expert: nothing to gather or scatter.
-            return (self._run(hidden_TH, [len(hidden_TH)]) * weight_TK).to(hidden_TH.dtype)
+            return self._weighted(hidden_TH, [len(hidden_TH)], weight_TK).to(hidden_TH.dtype)
         return self._dispatch(hidden_TH, local_TK, weight_TK)
+
+    def _with_identity(self, hidden_TH: Tensor, local_TK: Tensor, weight_TK: Tensor) -> Tensor:
+        """Run the kept experts, and give back the input for choices of the identity experts behind them."""
+        num_real = len(self.kept)
+        routed_TH = self._dispatch(hidden_TH, local_TK.clamp(max=num_real), weight_TK)
+        token, place = ((local_TK >= num_real) & (local_TK < len(self._kept))).nonzero(as_tuple=True)
+        own_PH = hidden_TH[token] * weight_TK[token, place].unsqueeze(-1)
+        return routed_TH.index_add(0, token, own_PH.to(hidden_TH.dtype))
 
     def _dispatch(self, hidden_TH: Tensor, local_TK: Tensor, weight_TK: Tensor) -> Tensor:
         """Run each kept expert once on its tokens; local index ``len(kept)`` means absent."""
@@ -111,12 +124,20 @@ class KeptExperts(nn.Module):
         if num_pairs == 0:
             return self._nothing(hidden_TH)
         order = order[:num_pairs]
-        out_PH = self._run(hidden_TH[order // num_choices], counts[: len(self.kept)])
-        pairs_PH = out_PH * weight_TK.reshape(-1)[order].unsqueeze(-1)
+        weight_P1 = weight_TK.reshape(-1)[order].unsqueeze(-1)
+        pairs_PH = self._weighted(hidden_TH[order // num_choices], counts[: len(self.kept)], weight_P1)
+        if self.block.form.adds_by_expert:
+            own_PH = pairs_PH.to(hidden_TH.dtype)
+            return torch.zeros_like(hidden_TH).index_add(0, order // num_choices, own_PH)
         # Summed over the choices in their order, as transformers' grouped_mm does, so that keeping
         # all experts gives the same bits.
         out = pairs_PH.new_zeros(num_tokens * num_choices, hidden_TH.shape[-1]).index_copy(0, order, pairs_PH)
         return out.view(num_tokens, num_choices, -1).sum(dim=1).to(hidden_TH.dtype)
+
+    def _weighted(self, hidden_PH: Tensor, sizes: Sequence[int], weight_P1: Tensor) -> Tensor:
+        if self.block.form.weighs_input:
+            return self._run(hidden_PH * weight_P1, sizes)
+        return self._run(hidden_PH, sizes) * weight_P1
 
     def _run(self, hidden_PH: Tensor, sizes: Sequence[int]) -> Tensor:
         """Run the kept experts on rows sorted by expert, ``sizes`` rows each.

@@ -14,6 +14,7 @@ from transformers import (
 
 from moe.blocks import REFUSED_FAMILIES, TESTED_FAMILIES, find_blocks
 from moe.experts import ExpertLayout
+from moe.factors import PROJECTIONS
 from moe.shards import TORCH_DTYPES, Checkpoint, open_checkpoint
 from moe.storage import Storage
 
@@ -37,11 +38,12 @@ def read_layout(path: str | Path) -> ExpertLayout:
 def layout_of(storage: Storage) -> ExpertLayout:
     """Return the expert layout of an opened checkpoint."""
     blocks = list(storage.blocks.values())
-    shapes = {projection: blocks[0].shape(projection) for projection in blocks[0].projections}
+    shapes = {projection: blocks[0].shape(projection) for projection in PROJECTIONS}
     odd = [block.path for block in blocks for name, shape in shapes.items() if block.shape(name) != shape]
     if odd:
         raise ValueError(f"experts must have one shape in all layers, {odd[0]} differs from {blocks[0].path}")
-    tensors, names = storage.checkpoint.tensors, blocks[0].parameters
+    tensors = storage.checkpoint.tensors
+    projections, names = blocks[0].form.projections, blocks[0].parameters
     return ExpertLayout(
         family=storage.checkpoint.config["model_type"],
         num_experts={block.layer: block.num_experts for block in blocks},
@@ -49,7 +51,7 @@ def layout_of(storage: Storage) -> ExpertLayout:
         expert_bytes={block.layer: storage.expert_bytes(block.layer, 0) for block in blocks},
         shared_bytes=sum(tensors[name].num_bytes for name in storage.shared_names),
         shapes=shapes,
-        biases=tuple(name for name, stored in blocks[0].projections.items() if f"{stored}_bias" in names),
+        biases=tuple(name for name in PROJECTIONS if f"{projections[name][0]}_bias" in names),
     )
 
 

@@ -57,7 +57,7 @@ class MergedModel:
 
     def _write(self, expert: ExpertId, fused: dict[str, Tensor]) -> None:
         for name, value in fused.items():
-            getattr(self._blocks[expert.layer].experts, name).data[expert.index].copy_(value[0])
+            self._blocks[expert.layer].view(name, expert.index).copy_(value)
 
 
 Change = Callable[[ExpertId, str, int], Tensor | None]
@@ -67,7 +67,7 @@ Change = Callable[[ExpertId, str, int], Tensor | None]
 def merged_experts(
     storage: Storage, arrays: ExpertArrays, tuning: Tuning
 ) -> Iterator[tuple[ExpertId, dict[str, Tensor]]]:
-    """Yield each expert of the arrays with its merged fused tensors ``[1, ...]``.
+    """Yield each expert of the arrays with its merged parts of the stored tensors.
 
     They are float32 where changed: the sum of base and change is rounded once, by whoever stores it.
     """
@@ -83,13 +83,13 @@ def changed_experts(
 ) -> Iterator[tuple[ExpertId, dict[str, Tensor]]]:
     """Yield each expert with its change added, as `merged_experts`."""
     for expert in experts:
-        fused = storage.read_expert(expert.layer, expert.index)
         block = storage.blocks[expert.layer]
-        for projection, name in block.projections.items():
-            added = change(expert, projection, block.shape(projection)[1])
+        weights, biases = block.unfuse(storage.read_expert(expert.layer, expert.index))
+        for projection, weight in weights.items():
+            added = change(expert, projection, weight.shape[1])
             if added is not None:
-                fused[name] = fused[name].float() + (added.T if block.is_transposed else added)
-        yield expert, fused
+                weights[projection] = weight.float() + added
+        yield expert, block.fuse(weights, biases)
 
 
 def lora_change(
@@ -111,13 +111,11 @@ def _replaced(
 ) -> Iterator[tuple[ExpertId, dict[str, Tensor]]]:
     """Yield each expert with the weights and biases that the arrays give it."""
     for expert in experts:
-        fused = storage.read_expert(expert.layer, expert.index)
         block = storage.blocks[expert.layer]
-        for projection, name in block.projections.items():
-            for part, stored in (("weight", name), ("bias", f"{name}_bias")):
+        weights, biases = block.unfuse(storage.read_expert(expert.layer, expert.index))
+        for part, tensors in (("weight", weights), ("bias", biases)):
+            for projection in tensors:
                 value = arrays.get(ParameterKey(expert.layer, expert.index, f"{projection}.{part}"))
                 if value is not None:
-                    tensor = torch.from_numpy(np.ascontiguousarray(value))
-                    # A bias has no transpose.
-                    fused[stored] = (tensor.T if block.is_transposed and tensor.ndim > 1 else tensor)[None]
-        yield expert, fused
+                    tensors[projection] = torch.from_numpy(np.ascontiguousarray(value))
+        yield expert, block.fuse(weights, biases)

@@ -46,6 +46,11 @@ def language_model_loss(model: nn.Module, tokens_BT: Tensor) -> Tensor:
     return cast(Tensor, model(**language_model_inputs(model, tokens_BT)).loss)
 
 
+def task_type(model: nn.Module) -> str:
+    """Return PEFT's name for what the model does."""
+    return "SEQ_2_SEQ_LM" if is_encoder_decoder(model) else "CAUSAL_LM"
+
+
 def is_encoder_decoder(model: nn.Module) -> bool:
     """Tell whether a model of transformers has an encoder beside its decoder."""
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))

@@ -3,16 +3,17 @@
 Shape letters: B sequences, T tokens of a sequence, K choices per token, L MoE layers, E experts.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from moe.blocks import find_blocks
+from moe.blocks import MoEBlock, find_blocks
 from moe.kept import KeptExperts
 from moe.objective import is_encoder_decoder, language_model_inputs
 from moe.submodel import StreamedExperts
@@ -22,8 +23,9 @@ from moe.submodel import StreamedExperts
 def routing_mass(model: PreTrainedModel, batches_BT: Iterable[Tensor]) -> NDArray[np.float64]:
     """Return the gate weight that the tokens give each expert, summed.
 
-    Observed on the input of the experts modules, because router logits are not the choice: many
-    families add a bias, choose within groups, or hash. Run in evaluation mode: some routers are
+    Observed on the input of the experts modules, or where a family calls them in its own way on what its
+    router gives, because router logits are not the choice: many families add a bias, choose within
+    groups, or hash. Run in evaluation mode: some routers are
     random in training.
 
     Parameters
@@ -43,9 +45,12 @@ def routing_mass(model: PreTrainedModel, batches_BT: Iterable[Tensor]) -> NDArra
     ValueError
         If there is no batch, or the model is a sub-model.
     """
-    modules = _expert_modules(model)
-    mass_LE = torch.zeros(len(modules), max(count for _, count in modules), dtype=torch.float64)
-    handles = [_listen(module, mass_LE[row]) for row, (module, _) in enumerate(modules)]
+    blocks, modules = _observed(model)
+    mass_LE = torch.zeros(len(blocks), max(block.num_experts for block in blocks), dtype=torch.float64)
+    handles = [
+        _listen(block, module, mass_LE[row])
+        for row, (block, module) in enumerate(zip(blocks, modules, strict=True))
+    ]
     was_training = model.training
     model.eval()
     num_batches = 0
@@ -74,24 +79,40 @@ def _run(model: PreTrainedModel, batch_BT: Tensor) -> None:
     model.base_model(**inputs)
 
 
-def _expert_modules(model: PreTrainedModel) -> list[tuple[nn.Module, int]]:
-    """Return each layer's experts module and how many experts it has, by layer."""
-    streamed = [module for module in model.modules() if isinstance(module, StreamedExperts)]
+def _observed(model: PreTrainedModel) -> tuple[Sequence[MoEBlock], Sequence[nn.Module]]:
+    """Return the blocks by layer, and of each the module at which its tokens' choices can be seen."""
+    streamed = sorted(
+        (module for module in model.modules() if isinstance(module, StreamedExperts)),
+        key=lambda module: module.layer,
+    )
     if streamed:
-        return [(module, module.num_experts) for module in sorted(streamed, key=lambda module: module.layer)]
+        return [module.block for module in streamed], streamed
     if any(isinstance(module, KeptExperts) for module in model.modules()):
         raise ValueError(
             "a sub-model cannot tell which experts of the full model data would use; "
             "profile with moe.submodel.load_full or load_streamed"
         )
-    return [(block.experts, block.num_experts) for block in find_blocks(model)]
+    blocks = find_blocks(model)
+    return blocks, [block.router if block.form.is_block_replaced else block.experts for block in blocks]
 
 
-def _listen(experts: nn.Module, mass_E: Tensor) -> Any:
-    """Add every token's gate weights to ``mass_E`` (in place) from now on; return the hook's handle."""
+def _listen(block: MoEBlock, module: nn.Module, mass_E: Tensor) -> RemovableHandle:
+    """Add every token's gate weights to ``mass_E`` (in place) from now on."""
 
-    def add(_module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def add(choice_TK: Tensor, weight_TK: Tensor) -> None:
+        # Identity experts are nobody's: choices beyond the real ones are not counted.
+        is_real = choice_TK < block.num_experts
+        weights = weight_TK[is_real].to("cpu", torch.float64)
+        mass_E.index_add_(0, choice_TK[is_real].cpu(), weights)
+
+    def before(_module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         _, choice_TK, weight_TK = (*args, *named.values())[:3]
-        mass_E.index_add_(0, choice_TK.reshape(-1).cpu(), weight_TK.reshape(-1).to("cpu", torch.float64))
+        add(choice_TK, weight_TK)
 
-    return experts.register_forward_pre_hook(add, with_kwargs=True)
+    def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        routing = block.form.route(output)
+        add(routing.choice, routing.weight)
+
+    if module is block.router:
+        return module.register_forward_hook(after)
+    return module.register_forward_pre_hook(before, with_kwargs=True)

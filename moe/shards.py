@@ -54,6 +54,14 @@ class TensorSpec:
         return self.stop - self.start
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The ``index``-th of ``count`` equal parts of a tensor along its first axis."""
+
+    index: int
+    count: int
+
+
 class Checkpoint:
     """The tensors of a checkpoint folder, located but not read.
 
@@ -86,18 +94,18 @@ class Checkpoint:
         raw = np.memmap(spec.file, dtype=np.uint8, mode="c", offset=spec.start, shape=(spec.num_bytes,))
         return _tensor(raw, spec.dtype, spec.shape)
 
-    def read_joined(self, names: Sequence[str], row: int | None = None) -> torch.Tensor:
+    def read_joined(self, names: Sequence[str], part: Part | None = None) -> torch.Tensor:
         """Return tensors one after another along the first axis, in memory of their own.
 
         Parameters
         ----------
         names : Sequence[str]
             Disk names, of one dtype and equal but for the first axis.
-        row : int, optional
-            Only this entry of the first axis of each.
+        part : Part, optional
+            Only this part of each.
         """
         specs = [self.tensors[name] for name in names]
-        pieces = [_piece(spec, row) for spec in specs]
+        pieces = [locate(spec, part) for spec in specs]
         # Not mapped: mapped pages would stay beside any copy made of them. In torch's own memory, for
         # its alignment: matrix products round by it.
         raw: NDArray[np.uint8] = torch.empty(sum(size for _, size in pieces), dtype=torch.uint8).numpy()
@@ -111,12 +119,12 @@ class Checkpoint:
         return _tensor(raw, specs[0].dtype, (-1, *specs[0].shape[1:]))
 
 
-def _piece(spec: TensorSpec, row: int | None) -> tuple[int, int]:
-    """Return the start and size in bytes of a tensor, or of one row of it."""
-    if row is None:
+def locate(spec: TensorSpec, part: Part | None) -> tuple[int, int]:
+    """Return the start and size in bytes, in its file, of a tensor or of one part of it."""
+    if part is None:
         return spec.start, spec.num_bytes
-    row_bytes = spec.num_bytes // spec.shape[0]
-    return spec.start + row * row_bytes, row_bytes
+    part_bytes = spec.num_bytes // part.count
+    return spec.start + part.index * part_bytes, part_bytes
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -20,7 +20,7 @@ from transformers.modeling_utils import LoadStateDictConfig
 from moe.blocks import MoEBlock
 from moe.conversion import LoneExpert, Names, expert_number, match_targets
 from moe.quiet import quiet_loading
-from moe.shards import TORCH_DTYPES, Checkpoint
+from moe.shards import TORCH_DTYPES, Checkpoint, Part, locate
 
 
 class Storage:
@@ -49,7 +49,10 @@ class Storage:
         self._targets = match_targets(checkpoint, self._names)
         self._numbered: dict[str, dict[int | None, list[str]]] = {}
         self._expert_targets = {
-            f"{block.path}.{name}": block.layer for block in blocks for name in block.parameters
+            block.tensor_name(stored, index): (block, stored)
+            for block in blocks
+            for stored in block.parameters
+            for index in range(1 if block.is_stacked else block.num_experts)
         }
         wanted = model.state_dict()
         self._reader = LoneExpert(model, {target: wanted[target].shape for target in self._expert_targets})
@@ -71,12 +74,12 @@ class Storage:
         used = {name for entry in self._targets.values() for name in entry.names}
         return [name for name in self.checkpoint.tensors if name not in used]
 
-    def expert_names(self, layer: int, index: int) -> dict[str, int | None]:
-        """Return the disk names of one expert -> its row there (None: the whole tensor is this expert's)."""
+    def expert_names(self, layer: int, index: int) -> dict[str, Part | None]:
+        """Return the disk names of one expert -> its part there (None: the whole tensor is this expert's)."""
         return {
-            name: (index if row_wise else None)
-            for target in self._layer_targets(layer)
-            for name, row_wise in self._expert_sources(target, index)
+            name: part
+            for target in self._targets_of(layer, index)
+            for name, part in self._expert_sources(target, index)
         }
 
     def disk_path(self, layer: int) -> str:
@@ -87,37 +90,33 @@ class Storage:
 
     def expert_bytes(self, layer: int, index: int) -> int:
         """Return the bytes one expert takes on disk."""
-        total = 0
-        for name, row in self.expert_names(layer, index).items():
-            spec = self.checkpoint.tensors[name]
-            total += spec.num_bytes // (1 if row is None else spec.shape[0])
-        return total
+        names = self.expert_names(layer, index).items()
+        return sum(locate(self.checkpoint.tensors[name], part)[1] for name, part in names)
 
     def read_expert(self, layer: int, index: int) -> dict[str, torch.Tensor]:
-        """Return one expert's fused tensors, ``[1, ...]``, by their name in the experts module.
+        """Return one expert's parts of the stored tensors, by stored name; see `MoEBlock.view`.
 
         Reads this expert's bytes only, in the checkpoint's dtype; the tensors own their memory.
         """
         tensors: dict[str, torch.Tensor] = {}
-        for target in self._layer_targets(layer):
+        for target in self._targets_of(layer, index):
             sources = self._expert_sources(target, index)
-            if self._targets[target].is_joined and not any(row_wise for _, row_wise in sources):
+            if self._targets[target].is_joined and all(part is None for _, part in sources):
                 # Straight into place: the converter would hold each weight three times for a while.
                 value = self.checkpoint.read_joined([name for name, _ in sources])[None]
-                tensors[target.rpartition(".")[2]] = value
+                tensors[self._expert_targets[target][1]] = value
                 continue
-            raw = {
-                n: self.checkpoint.read_joined([n], index if row_wise else None) for n, row_wise in sources
-            }
+            raw = {name: self.checkpoint.read_joined([name], part) for name, part in sources}
             made = self._targets[target].convert(target, raw, self._reader)
-            tensors |= {name.rpartition(".")[2]: value for name, value in made.items()}
+            tensors |= {self._expert_targets[name][1]: value for name, value in made.items()}
         return tensors
 
     def to_disk(self, layer: int, index: int, fused: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return one expert's fused tensors ``[1, ...]`` as the tensors, or rows, this checkpoint stores."""
-        path = self.blocks[layer].path
-        writer: Any = self._writer
-        reverted = revert_weight_conversion(writer, {f"{path}.{n}": value for n, value in fused.items()})
+        """Return one expert's parts as the tensors, or parts of tensors, that this checkpoint stores."""
+        block, writer = self.blocks[layer], cast(Any, self._writer)
+        reverted = revert_weight_conversion(
+            writer, {block.tensor_name(name, index): value for name, value in fused.items()}
+        )
         # What transformers writes need not have the disk's names (a lone expert is numbered 0, files of a
         # bare base model lack a prefix, older files have older names), but it is read into the same place.
         places = {self._names.find(name): value for name, value in reverted.items()}
@@ -146,23 +145,25 @@ class Storage:
                 "again"
             )
 
-    def _layer_targets(self, layer: int) -> list[str]:
-        return [
-            target
-            for target, owner in self._expert_targets.items()
-            if owner == layer and target in self._targets
-        ]
+    def _targets_of(self, layer: int, index: int) -> list[str]:
+        """Return the model tensors that hold an expert, each of a converter's several only once."""
+        block = self.blocks[layer]
+        names = [block.tensor_name(stored, index) for stored in block.parameters]
+        return [name for name in names if name in self._targets]
 
-    def _expert_sources(self, target: str, index: int) -> list[tuple[str, bool]]:
-        """Return the disk names that feed expert ``index`` of a fused target, and whether by row."""
+    def _expert_sources(self, target: str, index: int) -> list[tuple[str, Part | None]]:
+        """Return the disk names that feed expert ``index`` of a target, and which part of each."""
         if target not in self._numbered:
             numbered: dict[int | None, list[str]] = defaultdict(list)
             for name in self._targets[target].ordered_names:
                 numbered[expert_number(name)].append(name)
             self._numbered[target] = dict(numbered)
         numbers = self._numbered[target]
-        fused = [(name, True) for name in numbers.get(None, [])]
-        return fused + [(name, False) for name in numbers.get(index, [])]
+        block, stored = self._expert_targets[target]
+        sources: list[tuple[str, Part | None]] = [
+            (name, Part(index, block.form.num_rows(stored))) for name in numbers.get(None, [])
+        ]
+        return sources + [(name, None) for name in numbers.get(index, [])]
 
     def _missing(self) -> list[str]:
         made = self._made_targets()
@@ -173,12 +174,12 @@ class Storage:
             for target in self.model.state_dict()
             if target not in made and target not in tied and not any(p.search(target) for p in ignored)
         ]
-        for target, layer in self._expert_targets.items():
-            if target not in self._targets:
+        for target, (block, _) in self._expert_targets.items():
+            if target not in self._targets or not block.is_stacked:
                 continue
             for pattern, names in self._targets[target].sources.items():
                 numbers = [expert_number(name) for name in names]
-                absent = set(range(self.blocks[layer].num_experts)) - set(numbers)
+                absent = set(range(block.num_experts)) - set(numbers)
                 if None not in numbers and absent:
                     faults.append(f"no {pattern} of experts {sorted(absent)[:5]} for {target}")
         return faults

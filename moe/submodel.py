@@ -9,7 +9,9 @@ from transformers import PreTrainedModel
 
 from moe.absent import Absent, check_absent
 from moe.blocks import MoEBlock
+from moe.factors import PROJECTIONS
 from moe.kept import Expert, KeptExperts, kept_experts
+from moe.kept_block import KeptBlock
 from moe.layout import auto_class, open_storage, resolve_dtype
 from moe.quiet import quiet_loading
 from moe.storage import Storage
@@ -149,56 +151,43 @@ def check_keep(
 
 
 def fused_experts(model: nn.Module) -> dict[int, dict[int, dict[str, Tensor]]]:
-    """Return a sub-model's experts as the full model fuses them.
+    """Return a sub-model's experts as the full model stores them.
 
     Returns
     -------
     dict
-        Layer -> expert -> parameter of the experts module -> tensor ``[1, ...]``, adapters not included.
+        Layer -> expert -> its part of each stored tensor (see `MoEBlock.view`), adapters not included.
     """
     return {
         module.layer: {index: _fuse(module, index) for index in module.kept} for module in kept_experts(model)
     }
 
 
-def unfuse(
-    block: MoEBlock, fused: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
-    """Return weights ``[out, in]`` and biases by projection from one expert's fused tensors ``[1, ...]``."""
-    weights: dict[str, Tensor] = {}
-    biases: dict[str, Tensor | None] = {}
-    for projection, name in block.projections.items():
-        stored = fused[name][0]
-        # A transposed view, not a copy: the same matrix product as the family's own, to the bit.
-        weights[projection] = stored.T if block.is_transposed else stored
-        bias = fused.get(f"{name}_bias")
-        biases[projection] = None if bias is None else bias[0]
-    return weights, biases
-
-
 def _fuse(module: KeptExperts, index: int) -> dict[str, Tensor]:
     expert = module.expert(index)
-    fused: dict[str, Tensor] = {}
-    for projection, name in module.projections.items():
+    weights: dict[str, Tensor] = {}
+    biases: dict[str, Tensor | None] = {}
+    for projection in PROJECTIONS:
         layer = getattr(expert, projection)
         linear = getattr(layer, "base_layer", layer)  # PEFT wraps the linear layer it adapts
-        weight = linear.weight.detach()
-        fused[name] = (weight.T if module.is_transposed else weight)[None]
-        if linear.bias is not None:
-            fused[f"{name}_bias"] = linear.bias.detach()[None]
-    return fused
+        weights[projection] = linear.weight.detach()
+        biases[projection] = None if linear.bias is None else linear.bias.detach()
+    return module.block.fuse(weights, biases)
 
 
 def _read_expert(storage: Storage, block: MoEBlock, index: int, dtype: torch.dtype) -> Expert:
     fused = {name: value.to(dtype) for name, value in storage.read_expert(block.layer, index).items()}
-    return Expert(*unfuse(block, fused))
+    return Expert(*block.unfuse(fused))
 
 
 def _load_shared(storage: Storage) -> tuple[PreTrainedModel, list[MoEBlock]]:
     """Fill everything but the experts, whose modules are taken out; return the blocks they were in."""
     blocks = list(storage.blocks.values())
     for block in blocks:
-        _replace(storage.model, block.path, _Husk(block))
+        if block.form.is_block_replaced:
+            _replace(storage.model, block.parent_path, KeptBlock(block))
+        else:
+            _replace(storage.model, block.path, _Husk(block))
     storage.load_shared(storage.model.dtype)
     return storage.model, blocks
 
@@ -212,7 +201,7 @@ class _Husk(nn.Module):
 
     def __init__(self, block: MoEBlock) -> None:
         super().__init__()
-        for name, child in block.experts.named_children():
+        for name, child in block.form.lent().items():
             self.add_module(name, child)
         for name in block.parameters:
             setattr(self, name, torch.empty(0))

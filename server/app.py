@@ -12,6 +12,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from moe.checkpoint import export_adapter, export_merged
+from moe.layout import open_storage
+from moe.places import has_adapter
 from server.config import RunConfig, read_config
 from server.ems_fl_run import Outcome, Saved, run_ems_fl
 from server.evaluate import Evaluator
@@ -95,11 +97,13 @@ def _replaced(target: Path) -> Path:
 
 
 def _export(job: Job, outcome: Outcome, folder: Path, summary: RunSummary) -> None:
-    if job.tuning.method != "full":
+    is_adapter = job.tuning.method != "full" and has_adapter(open_storage(job.path))
+    if is_adapter:
         about = model_card(job.config, summary)
         export_adapter(job.path, outcome.values, job.tuning, _replaced(folder / "adapter"), about=about)
-    # Full tuning has no adapter to take home, so its merged checkpoint is not a matter of choice.
-    if job.config.run.export_merged or job.tuning.method == "full":
+    # Full tuning, and a family that PEFT cannot adapt, have no adapter to take home: their merged
+    # checkpoint is not a matter of choice.
+    if job.config.run.export_merged or not is_adapter:
         export_merged(job.path, outcome.values, job.tuning, _replaced(folder / "merged"))
 
 

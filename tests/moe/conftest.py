@@ -30,6 +30,12 @@ def checkpoint(request: pytest.FixtureRequest, tiny: Callable[[str], Path]) -> P
     return tiny(request.param)
 
 
+@pytest.fixture(params=[family for family in MUST_PASS if family != "dbrx"])
+def adaptable(request: pytest.FixtureRequest, tiny: Callable[[str], Path]) -> Path:
+    """One tiny checkpoint of each of those families for which PEFT has an adapter."""
+    return tiny(request.param)
+
+
 @pytest.fixture
 def tokens() -> torch.Tensor:
     """Random tokens ``[2, 17]``."""

@@ -26,16 +26,16 @@ def some_arrays(path: Path) -> ExpertArrays:
 
 
 def test_merging_the_adapter_file_is_merging_the_arrays_byte_for_byte(
-    checkpoint: Path, tmp_path: Path
+    adaptable: Path, tmp_path: Path
 ) -> None:
-    arrays = some_arrays(checkpoint)
-    export_adapter(checkpoint, arrays, TUNING, tmp_path / "run" / "adapter")
-    by_arrays = export_merged(checkpoint, arrays, TUNING, tmp_path / "by-arrays")
+    arrays = some_arrays(adaptable)
+    export_adapter(adaptable, arrays, TUNING, tmp_path / "run" / "adapter")
+    by_arrays = export_merged(adaptable, arrays, TUNING, tmp_path / "by-arrays")
     assert main([str(tmp_path / "run"), "--merged", str(tmp_path / "by-file")]) == 0
     changed = 0
     for file in by_arrays.iterdir():
         assert (tmp_path / "by-file" / file.name).read_bytes() == file.read_bytes(), file.name
-        changed += file.read_bytes() != (checkpoint / file.name).read_bytes()
+        changed += file.read_bytes() != (adaptable / file.name).read_bytes()
     assert changed
 
 

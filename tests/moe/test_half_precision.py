@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.tiny_models import MUST_PASS, save_tiny
+from benchmarks.tiny_models import MUST_PASS, SPECIAL, save_tiny
 from moe.adapters import MergedModel, attach, get_arrays, initial_arrays, set_arrays
 from moe.checkpoint import export_merged
 from moe.experts import Tuning
 from moe.layout import open_storage, read_layout
+from moe.objective import language_model_inputs, language_model_loss
 from moe.selftest import check
 from moe.submodel import all_experts, load_full, load_submodel
 
@@ -33,7 +34,14 @@ def keep_all(path: Path, tuning: Tuning) -> torch.nn.Module:
 
 def logits(model: torch.nn.Module, tokens: Tensor) -> Tensor:
     with torch.no_grad():
-        return model(input_ids=tokens).logits
+        return model(**language_model_inputs(model, tokens)).logits
+
+
+def assert_same(found: Tensor, expected: Tensor, path: Path) -> None:
+    """To the bit; for a form that adds up in another order than its family, to two roundings."""
+    roundings = 2 * torch.finfo(found.dtype).eps * expected.abs().max().item()
+    is_special = read_layout(path).family in SPECIAL
+    torch.testing.assert_close(found, expected, atol=roundings if is_special else 0, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -44,7 +52,8 @@ def test_the_laws_hold(half: Half, tmp_path: Path, dtype: torch.dtype) -> None:
     assert read_layout(folder).total_bytes * 2 == read_layout(wide).total_bytes
     result = check(folder)
     assert result.is_merge_exact
-    assert result.keep_all_error == 0.0
+    assert result.has_passed
+    assert result.keep_all_error == 0.0 or result.family in SPECIAL
     generator = np.random.default_rng(6)
     for tuning in (Tuning(lora_rank=2), FULL):
         start = initial_arrays(folder, tuning, read_layout(folder).experts)
@@ -65,7 +74,7 @@ def test_full_tuning_holds_what_the_format_cannot(half: Half, tokens: Tensor, dt
     """A step of 1e-6 vanishes beside a weight of 0.2 in half precision; many of them must not."""
     folder = half(dtype)
     model = keep_all(folder, FULL)
-    assert torch.equal(logits(model, tokens), logits(load_full(folder), tokens))
+    assert_same(logits(model, tokens), logits(load_full(folder), tokens), folder)
     start = initial_arrays(folder, FULL, read_layout(folder).experts)
     moved = {key: value + np.float32(1e-6) for key, value in start.items()}
     set_arrays(model, moved)
@@ -76,7 +85,7 @@ def test_full_tuning_holds_what_the_format_cannot(half: Half, tokens: Tensor, dt
         key: value + generator.normal(0, 0.1, value.shape).astype(np.float32) for key, value in start.items()
     }
     set_arrays(model, moved)
-    assert torch.equal(logits(model, tokens), logits(MergedModel(folder, FULL).set(moved).model, tokens))
+    assert_same(logits(model, tokens), logits(MergedModel(folder, FULL).set(moved).model, tokens), folder)
 
 
 @pytest.mark.parametrize("method", ["ffa", "lora", "full"])
@@ -89,7 +98,7 @@ def test_training_in_bfloat16_lowers_the_loss(half: Half, tokens: Tensor, method
     optimizer = torch.optim.AdamW(trained, lr=0.01)
     losses = []
     for _ in range(8):
-        loss = model(input_ids=tokens, labels=tokens).loss
+        loss = language_model_loss(model, tokens)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -6,10 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from benchmarks.tiny_models import SPECIAL
 from moe.blocks import find_blocks
+from moe.layout import read_layout
+from moe.objective import language_model_inputs
 from moe.routing import routing_mass
 from moe.submodel import load_full, load_streamed, load_submodel
+from tests.moe.slow_blocks import choices, is_special
 
 
 def test_routing_mass_adds_up_the_routers_own_weights(checkpoint: Path, tokens: torch.Tensor) -> None:
@@ -17,7 +22,20 @@ def test_routing_mass_adds_up_the_routers_own_weights(checkpoint: Path, tokens: 
     expected = np.zeros((2, 8))
     for row, block in enumerate(find_blocks(model)):
 
-        def add(_m: object, _a: object, output: tuple[torch.Tensor, ...], row: int = row) -> None:
+        def add(
+            _m: object,
+            _a: object,
+            output: tuple[torch.Tensor, ...],
+            row: int = row,
+            parent: nn.Module = block.form.parent,
+        ) -> None:
+            if is_special(parent):
+                for token in choices(parent, output)[0]:
+                    for expert, weight in token.items():
+                        # Behind the 8 real experts there may be identity experts, which are nobody's.
+                        if expert < 8:
+                            expected[row, expert] += weight
+                return
             for weights, chosen in zip(output[1].tolist(), output[2].tolist(), strict=True):
                 for weight, expert in zip(weights, chosen, strict=True):
                     expected[row, expert] += weight
@@ -44,10 +62,15 @@ def test_experts_streamed_from_disk_give_the_same_mass_and_logits(
     checkpoint: Path, tokens: torch.Tensor
 ) -> None:
     streamed, full = load_streamed(checkpoint), load_full(checkpoint)
-    assert not any(".experts." in name for name in streamed.state_dict())
-    assert np.array_equal(routing_mass(streamed, [tokens]), routing_mass(full, [tokens]))
+    held = {block.tensor_name(name, 0) for block in find_blocks(full) for name in block.parameters}
+    assert not held & streamed.state_dict().keys()
+    np.testing.assert_allclose(routing_mass(streamed, [tokens]), routing_mass(full, [tokens]), rtol=1e-5)
     with torch.no_grad():
-        assert torch.equal(streamed(input_ids=tokens).logits, full(input_ids=tokens).logits)
+        inputs = language_model_inputs(full, tokens)
+        is_exact = read_layout(checkpoint).family not in SPECIAL
+        torch.testing.assert_close(
+            streamed(**inputs).logits, full(**inputs).logits, atol=0 if is_exact else 5e-6, rtol=0
+        )
 
 
 def test_a_sub_model_cannot_tell_what_the_full_model_would_use(tiny: Callable[[str], Path]) -> None:
