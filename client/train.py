@@ -162,7 +162,7 @@ def set_training_modes(model: nn.Module, *, gradient_checkpointing: bool) -> Non
     model.eval()
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if gradient_checkpointing:
-        if not layers:
+        if not layers or not getattr(model, "supports_gradient_checkpointing", True):
             raise ValueError(
                 f"train.gradient-checkpointing needs layers that transformers can checkpoint, and "
                 f"{type(model).__name__} has none; turn it off, and raise train.micro-batches instead"

@@ -60,6 +60,10 @@ REFUSED_FAMILIES: Mapping[str, str] = {
         "it is a thinker and a talker, each with experts, and has no loss of its own; save its thinker "
         "(Qwen3OmniMoeThinkerForConditionalGeneration) and give that, qwen3_omni_moe_thinker"
     ),
+    "llama4": (
+        "its tower's files name the language model in a way that is not read yet; save the language model "
+        "(Llama4ForCausalLM.from_pretrained(...).save_pretrained(...)) and give that, llama4_text"
+    ),
     "doge": (
         "its experts are rows of an embedding (product-key memory), so there is no expert to slice; "
         "choose another model"

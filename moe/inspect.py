@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from moe.blocks import TESTED_FAMILIES, MoEBlock
 from moe.experts import ExpertLayout
 from moe.layout import layout_of, open_storage
+from moe.places import has_adapter
 from moe.selftest import check
 from moe.storage import Storage
 
@@ -25,19 +26,18 @@ def describe(storage: Storage) -> str:
     layout = layout_of(storage)
     block = next(iter(storage.blocks.values()))
     is_tested = "tested" if layout.family in TESTED_FAMILIES else "not in the tests: run with --self-test"
-    counts = sorted(set(layout.num_experts.values()))
+    counts = "/".join(map(str, sorted(set(layout.num_experts.values()))))
+    depth = block.form.depth(storage.model.config.get_text_config())
     rows = [
         ("family", f"{layout.family} ({is_tested})"),
-        (
-            "layers with experts",
-            f"{len(layout.layers)} of {storage.model.config.get_text_config().num_hidden_layers}",
-        ),
-        ("experts a layer", "/".join(map(str, counts))),
+        ("layers with experts", f"{len(layout.layers)} of {depth}"),
+        ("experts a layer", counts + _identity_experts(block)),
         ("chosen per token", str(layout.top_k)),
         ("router", f"{type(block.router).__name__}, {_router_tensors(block)}"),
         ("shared experts", ", ".join(_shared_experts(storage, block)) or "none"),
         ("dtype", str(storage.model.dtype).removeprefix("torch.")),
         ("linear layers of an expert", ", ".join(f"{n} {i}->{o}" for n, (o, i) in layout.shapes.items())),
+        ("to take home", _exports(storage)),
         ("bytes of the whole", _bytes(layout.total_bytes)),
         ("bytes of one expert", _bytes(max(layout.expert_bytes.values()))),
         ("bytes of the shared part", _bytes(layout.shared_bytes)),
@@ -84,13 +84,23 @@ def _holdings(layout: ExpertLayout) -> list[str]:
     return lines
 
 
+def _identity_experts(block: MoEBlock) -> str:
+    count = block.form.num_identity
+    told = f", and {count} that give back their input: never assigned, everybody has them"
+    return told if count else ""
+
+
+def _exports(storage: Storage) -> str:
+    return "a PEFT adapter, or merged weights" if has_adapter(storage) else "merged weights only"
+
+
 def _router_tensors(block: MoEBlock) -> str:
     named = [*block.router.named_parameters(), *block.router.named_buffers()]
     return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in named) or "no tensors"
 
 
 def _shared_experts(storage: Storage, block: MoEBlock) -> list[str]:
-    parent = storage.model.get_submodule(block.path.rpartition(".")[0])
+    parent = storage.model.get_submodule(block.parent_path)
     return [name for name, _ in parent.named_children() if name.startswith("shared_")]
 
 

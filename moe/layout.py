@@ -15,6 +15,7 @@ from transformers import (
 from moe.blocks import REFUSED_FAMILIES, TESTED_FAMILIES, find_blocks
 from moe.experts import ExpertLayout
 from moe.factors import PROJECTIONS
+from moe.repairs import repair
 from moe.shards import TORCH_DTYPES, Checkpoint, open_checkpoint
 from moe.storage import Storage
 
@@ -108,7 +109,7 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
             f"{where} has an invalid config.json: {str(error).splitlines()[0]}; correct it"
         ) from error
     auto_class(config)
-    return config
+    return repair(config, checkpoint.config)
 
 
 # Causal first: a few families have several heads, and this one needs nothing but tokens.

@@ -12,7 +12,7 @@ from moe.blocks import MoEBlock
 from moe.factors import PROJECTIONS
 from moe.kept import Expert, KeptExperts, kept_experts
 from moe.kept_block import KeptBlock
-from moe.layout import auto_class, open_storage, resolve_dtype
+from moe.layout import auto_class, open_storage, read_config, resolve_dtype
 from moe.quiet import quiet_loading
 from moe.storage import Storage
 
@@ -36,6 +36,7 @@ def load_full(path: str | Path, *, dtype: torch.dtype | str = "auto") -> PreTrai
     with quiet_loading():
         model: PreTrainedModel = auto_class(storage.model.config).from_pretrained(
             storage.checkpoint.folder,
+            config=read_config(storage.checkpoint),
             dtype=resolve_dtype(dtype, storage.checkpoint),
             use_safetensors=True,
             local_files_only=True,

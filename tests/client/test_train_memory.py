@@ -21,6 +21,8 @@ from moe.objective import language_model_loss
 from moe.submodel import load_submodel
 
 KEEP = {0: (1, 4), 1: (0, 2, 7)}
+# transformers says of jetmoe that it cannot.
+CHECKPOINTED = [family for family in MUST_PASS if family != "jetmoe"]
 SPEC = TrainSpec(
     steps=3,
     wall_budget_s=math.inf,
@@ -83,7 +85,7 @@ def test_the_loss_of_a_batch_in_parts_is_that_of_the_whole_batch(
 
 
 @pytest.mark.parametrize("absent", ["restrict", "renormalise", "mask"])
-@pytest.mark.parametrize("family", MUST_PASS)
+@pytest.mark.parametrize("family", CHECKPOINTED)
 def test_checkpointing_learns_the_same_to_the_bit(
     tiny: Callable[[str], Path], blocks_NT: NDArray[np.int64], family: str, absent: str
 ) -> None:
@@ -94,7 +96,7 @@ def test_checkpointing_learns_the_same_to_the_bit(
     assert all(np.array_equal(value, again[key]) for key, value in plain.items())
 
 
-@pytest.mark.parametrize("family", MUST_PASS)
+@pytest.mark.parametrize("family", CHECKPOINTED)
 def test_checkpointing_holds_less_and_wakes_the_layers_alone(
     tiny: Callable[[str], Path], blocks_NT: NDArray[np.int64], family: str
 ) -> None:
@@ -110,7 +112,9 @@ def test_checkpointing_holds_less_and_wakes_the_layers_alone(
     assert held[1] < 0.5 * held[0], held
 
 
-def test_a_model_without_layers_to_checkpoint_is_refused() -> None:
+def test_a_model_without_layers_to_checkpoint_is_refused(tiny: Callable[[str], Path]) -> None:
+    with pytest.raises(ValueError, match=r"turn it off, and raise train.micro-batches"):
+        set_training_modes(tuned(tiny("jetmoe")), gradient_checkpointing=True)
     with pytest.raises(ValueError, match=r"Linear has none; turn it off, and raise train.micro-batches"):
         set_training_modes(nn.Linear(2, 2), gradient_checkpointing=True)
 
