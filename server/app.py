@@ -103,6 +103,8 @@ def _export(job: Job, outcome: Outcome, folder: Path, summary: RunSummary) -> No
         export_adapter(job.path, outcome.values, job.tuning, _replaced(folder / "adapter"), about=about)
     # Full tuning, and a family that PEFT cannot adapt, have no adapter to take home: their merged
     # checkpoint is not a matter of choice.
+    if job.tuning.method != "full" and not is_adapter:
+        _say("PEFT cannot adapt the experts of this family: taken home as a merged checkpoint")
     if job.config.run.export_merged or not is_adapter:
         export_merged(job.path, outcome.values, job.tuning, _replaced(folder / "merged"))
 
