@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,6 @@ def test_a_file_that_chooses_batched_mm_does_not_get_it(tmp_path: Path, family: 
     for part in (config, config.get("text_config", {})):
         part["experts_implementation"] = "batched_mm"
     (path / "config.json").write_text(json.dumps(config))
-    model = load_full(path)
-    used = {m.config._experts_implementation for m in model.modules() if type(m).__name__.endswith("Experts")}
+    experts: list[Any] = [m for m in load_full(path).modules() if type(m).__name__.endswith("Experts")]
+    used = {module.config._experts_implementation for module in experts}
     assert used == {"grouped_mm"}
