@@ -190,8 +190,8 @@ FAMILIES = (
     "zaya",
     # With a vision tower, often more; tuned on text
     *("aria", "deepseek_ocr2", "dots3_note", "gemma4", "glm4v_moe", "glm5_next", "inkling2"),
-    *("inkling_mm_model", "internvl", "kimi_k25", "minimax_m3_vl", "mistral3", "mistral4"),
-    *("mistral_large4", "muse_spark"),
+    *("inkling_mm_model", "internvl", "kimi_k25", "llama4", "minimax_m3_vl", "mistral3"),
+    *("mistral4", "mistral_large4", "muse_spark"),
     *("qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl_moe", "qwen4_exp", "step3p7", "unlimited_ocr"),
 )
 """Every family of transformers 5.23 that is expected to work."""

@@ -27,8 +27,8 @@ TESTED_FAMILIES = frozenset(
         *("qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "qwen4_exp_text", "solar_open", "zaya"),
         # With a vision tower, often more; tuned on text
         *("aria", "deepseek_ocr2", "dots3_note", "gemma4", "glm4v_moe", "glm5_next", "inkling2"),
-        *("inkling_mm_model", "internvl", "kimi_k25", "minimax_m3_vl", "mistral3", "mistral4"),
-        *("mistral_large4", "muse_spark"),
+        *("inkling_mm_model", "internvl", "kimi_k25", "llama4", "minimax_m3_vl", "mistral3"),
+        *("mistral4", "mistral_large4", "muse_spark"),
         *("qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl_moe", "qwen4_exp", "step3p7", "unlimited_ocr"),
     }
 )
@@ -59,10 +59,6 @@ REFUSED_FAMILIES: Mapping[str, str] = {
     "qwen3_omni_moe": (
         "it is a thinker and a talker, each with experts, and has no loss of its own; save its thinker "
         "(Qwen3OmniMoeThinkerForConditionalGeneration) and give that, qwen3_omni_moe_thinker"
-    ),
-    "llama4": (
-        "its tower's files name the language model in a way that is not read yet; save the language model "
-        "(Llama4ForCausalLM.from_pretrained(...).save_pretrained(...)) and give that, llama4_text"
     ),
     "doge": (
         "its experts are rows of an embedding (product-key memory), so there is no expert to slice; "
