@@ -93,6 +93,16 @@ MODELS = (
         active=37.0,
     ),
     Published(
+        name="Llama-4-Scout",
+        source="its model card: 109 with the vision tower, which is not loaded",
+        family="llama4",
+        layers=range(48),
+        num_experts=16,
+        top_k=1,
+        parameters=107.8,
+        active=17.0,
+    ),
+    Published(
         name="Qwen3-30B-A3B",
         source="arXiv 2505.09388, table 2",
         family="qwen3_moe",
