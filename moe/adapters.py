@@ -3,7 +3,7 @@
 Everything leaves as ``ExpertArrays`` (float32, by layer, expert and name), whatever the family does.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moe.experts import ExpertArrays, ExpertId, ExpertLayout, ParameterKey, Tuning
-from moe.factors import PROJECTIONS, check_arrays, frozen_factor, label, tuned_shapes
-from moe.kept import kept_experts
-from moe.layout import open_storage, read_layout
+from moe.factors import PROJECTIONS, ROUTER_ROW, check_arrays, frozen_factor, label, tuned_shapes
+from moe.kept import KeptExperts, kept_experts
+from moe.layout import layout_of, open_storage, read_layout
 from moe.merge import MergedModel
 from moe.objective import task_type
 from moe.quiet import quiet_peft
+from moe.router_rows import add_rows, row_parameters
 
 __all__ = [
     "MergedModel",
@@ -56,6 +57,16 @@ def attach(model: PreTrainedModel, tuning: Tuning) -> PeftModel | PreTrainedMode
     """
     modules = kept_experts(model)
     model.requires_grad_(False)
+    adapted = _attach_experts(model, modules, tuning)
+    # Last: PEFT freezes all that is not its own.
+    for module in modules if tuning.router_rows else ():
+        add_rows(module)
+    return adapted
+
+
+def _attach_experts(
+    model: PreTrainedModel, modules: Sequence[KeptExperts], tuning: Tuning
+) -> PeftModel | PreTrainedModel:
     if tuning.method == "full":
         for module in modules:
             for index in module.kept:
@@ -152,6 +163,7 @@ def initial_arrays(
     if isinstance(source, ExpertLayout):
         raise ValueError("tuning 'full' starts from the checkpoint's values: give its path, not its layout")
     storage = open_storage(source)
+    rows = tuned_shapes(layout_of(storage), tuning).get(ROUTER_ROW)
     arrays: ExpertArrays = {}
     for expert in experts:
         block = storage.blocks[expert.layer]
@@ -162,6 +174,8 @@ def initial_arrays(
             for name, tensor in tensors.items()
             if tensor is not None
         }
+        if rows:
+            arrays[ParameterKey(expert.layer, expert.index, ROUTER_ROW)] = np.zeros(rows, np.float32)
     return arrays
 
 
@@ -176,6 +190,7 @@ def _tuned(model: nn.Module) -> dict[ParameterKey, nn.Parameter]:
     tuned: dict[ParameterKey, nn.Parameter] = {}
     num_kept = 0
     for module in kept_experts(model):
+        tuned |= row_parameters(module)
         for index in module.kept:
             num_kept += 1
             for name in PROJECTIONS:

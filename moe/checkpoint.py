@@ -26,7 +26,8 @@ from moe.layout import layout_of, open_storage
 from moe.merge import changed_experts, merged_experts
 from moe.packing import ADAPTER_FILE, adapter_config, as_in_model, pack, read_changes
 from moe.quiet import quiet_peft
-from moe.shards import TORCH_DTYPES, locate, open_checkpoint
+from moe.router_rows import changed_rows, row_changes
+from moe.shards import TORCH_DTYPES, Part, TensorSpec, locate, open_checkpoint
 from moe.storage import Storage
 from moe.submodel import load_full
 
@@ -136,7 +137,8 @@ def export_merged(path: str | Path, arrays: ExpertArrays, tuning: Tuning, out_di
     """
     storage = open_storage(path)
     check_arrays(arrays, layout_of(storage), tuning)
-    return _write_merged(storage, merged_experts(storage, arrays, tuning), out_dir)
+    rows = list(changed_rows(storage, row_changes(storage, arrays)))
+    return _write_merged(storage, merged_experts(storage, arrays, tuning), rows, out_dir)
 
 
 def merge_adapter(path: str | Path, adapter: str | Path, out_dir: str | Path) -> Path:
@@ -154,8 +156,10 @@ def merge_adapter(path: str | Path, adapter: str | Path, out_dir: str | Path) ->
             f"adapter {adapter} was trained on a base with fingerprint {origin}, and {path} has "
             f"{fingerprint(path)}; give the base it was trained on"
         )
-    change = read_changes(storage, Path(adapter))
-    return _write_merged(storage, changed_experts(storage, layout_of(storage).experts, change), out_dir)
+    experts = layout_of(storage).experts
+    changes = read_changes(storage, Path(adapter))
+    rows = list(changed_rows(storage, changes.rows))
+    return _write_merged(storage, changed_experts(storage, experts, changes.expert), rows, out_dir)
 
 
 def fingerprint(path: str | Path) -> str:
@@ -192,9 +196,12 @@ def fingerprint(path: str | Path) -> str:
 
 
 def _write_merged(
-    storage: Storage, experts: Iterable[tuple[ExpertId, dict[str, Tensor]]], out_dir: str | Path
+    storage: Storage,
+    experts: Iterable[tuple[ExpertId, dict[str, Tensor]]],
+    rows: Iterable[tuple[str, Part, Tensor]],
+    out_dir: str | Path,
 ) -> Path:
-    """Copy a checkpoint and put these experts in the place of its own."""
+    """Copy a checkpoint and put these experts, and rows of tensors, in the place of its own."""
     base = storage.checkpoint
     with _new_folder(out_dir) as folder:
         for file in sorted(base.folder.iterdir()):
@@ -203,9 +210,9 @@ def _write_merged(
         for expert, fused in experts:
             parts = storage.expert_names(expert.layer, expert.index)
             for name, value in storage.to_disk(expert.layer, expert.index, fused).items():
-                spec = base.tensors[name]
-                start, _ = locate(spec, parts[name])
-                _patch(folder / spec.file.name, start, value.to(TORCH_DTYPES[spec.dtype]))
+                _patch(folder, base.tensors[name], parts[name], value)
+        for name, part, value in rows:
+            _patch(folder, base.tensors[name], part, value)
     return Path(out_dir)
 
 
@@ -218,9 +225,12 @@ def _origin(adapter: Path) -> str | None:
     return origin
 
 
-def _patch(file: Path, start: int, value: Tensor) -> None:
+def _patch(folder: Path, spec: TensorSpec, part: Part | None, value: Tensor) -> None:
+    """Replace a tensor, or one part of it, where it lies."""
+    start, _ = locate(spec, part)
+    value = value.to(TORCH_DTYPES[spec.dtype])
     raw = value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    with file.open("r+b") as stream:
+    with (folder / spec.file.name).open("r+b") as stream:
         stream.seek(start)
         stream.write(raw)
 

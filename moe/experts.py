@@ -63,6 +63,8 @@ class Tuning:
         In [0, 1), on the input of ``A``, in training only.
     lora_rslora : bool
         Rank-stabilised `scale`; LoRA only.
+    router_rows : bool
+        Whether the experts' own rows of the router are tuned too, with any method.
     seed : int
         Seeds every ``A`` together with its parameter key.
 
@@ -77,6 +79,7 @@ class Tuning:
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0
     lora_rslora: bool = False
+    router_rows: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -124,6 +127,8 @@ class ExpertLayout:
         Projection name -> ``(out_features, in_features)`` of its un-fused linear layer.
     biases : tuple[str, ...]
         Projections that have a bias.
+    router_width : int or None
+        Numbers in a row of the router's weight; None where the router is not one row for each expert.
     """
 
     family: str
@@ -133,6 +138,7 @@ class ExpertLayout:
     shared_bytes: int
     shapes: Mapping[str, tuple[int, int]]
     biases: tuple[str, ...] = ()
+    router_width: int | None = None
 
     @property
     def layers(self) -> tuple[int, ...]:

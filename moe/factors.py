@@ -10,6 +10,8 @@ from moe.experts import ExpertLayout, ParameterKey, Tuning
 
 PROJECTIONS = ("fc_in", "fc_out")
 """The linear layers of an un-fused expert."""
+ROUTER_ROW = "router.row"
+"""The change of an expert's row of the router."""
 
 
 def frozen_factor(tuning: Tuning, key: ParameterKey, in_features: int) -> NDArray[np.float32]:
@@ -42,11 +44,31 @@ def frozen_factor(tuning: Tuning, key: ParameterKey, in_features: int) -> NDArra
 
 
 def tuned_shapes(layout: ExpertLayout, tuning: Tuning) -> dict[str, tuple[int, ...]]:
-    """Return the array names of one expert under a tuning, with their shapes."""
+    """Return the array names of one expert under a tuning, with their shapes.
+
+    Raises
+    ------
+    ValueError
+        If router rows are asked of a model whose routers have none.
+    """
+    shapes = _full_shapes(layout) if tuning.method == "full" else _lora_shapes(layout, tuning)
+    if tuning.router_rows:
+        if layout.router_width is None:
+            raise ValueError(
+                f"train.router-rows cannot tune {layout.family!r}: not all of its routers have one weight "
+                "with a row for each expert; turn it off"
+            )
+        shapes[ROUTER_ROW] = (layout.router_width,)
+    return shapes
+
+
+def _full_shapes(layout: ExpertLayout) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": shape for name, shape in layout.shapes.items()}
+    return shapes | {f"{name}.bias": layout.shapes[name][:1] for name in layout.biases}
+
+
+def _lora_shapes(layout: ExpertLayout, tuning: Tuning) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
-    if tuning.method == "full":
-        shapes = {f"{name}.weight": shape for name, shape in layout.shapes.items()}
-        return shapes | {f"{name}.bias": layout.shapes[name][:1] for name in layout.biases}
     for name, (out_features, in_features) in layout.shapes.items():
         if tuning.method == "lora":
             shapes[f"{name}.lora_A"] = (tuning.lora_rank, in_features)

@@ -55,9 +55,9 @@ class KeptExperts(nn.Module):
     def __init__(self, block: MoEBlock, experts: Mapping[int, Expert], absent: Absent) -> None:
         super().__init__()
         self.layer = block.layer
+        self.block = block
         self.num_experts = block.num_experts
         self.absent = absent
-        self.block = block
         self._hold(tuple(sorted(experts)))
         for index in self.kept:
             self.add_module(f"e{index}", experts[index])

@@ -12,10 +12,11 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from moe.blocks import REFUSED_FAMILIES, TESTED_FAMILIES, find_blocks
+from moe.blocks import REFUSED_FAMILIES, TESTED_FAMILIES, MoEBlock, find_blocks
 from moe.experts import ExpertLayout
 from moe.factors import PROJECTIONS
 from moe.repairs import repair
+from moe.router_rows import weight_name
 from moe.shards import TORCH_DTYPES, Checkpoint, open_checkpoint
 from moe.storage import Storage
 
@@ -53,7 +54,18 @@ def layout_of(storage: Storage) -> ExpertLayout:
         shared_bytes=sum(tensors[name].num_bytes for name in storage.shared_names),
         shapes=shapes,
         biases=tuple(name for name in PROJECTIONS if f"{projections[name][0]}_bias" in names),
+        router_width=_router_width(blocks),
     )
+
+
+def _router_width(blocks: list[MoEBlock]) -> int | None:
+    """Return how wide a row of the routers is; None unless all have one row for each expert."""
+    names = [weight_name(block.router, block.num_experts) for block in blocks]
+    widths = {
+        None if name is None else int(block.router.get_parameter(name).shape[1])
+        for block, name in zip(blocks, names, strict=True)
+    }
+    return widths.pop() if len(widths) == 1 else None
 
 
 def open_storage(path: str | Path, dtype: torch.dtype | str = "auto") -> Storage:

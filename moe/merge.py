@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moe.blocks import find_blocks
 from moe.experts import ExpertArrays, ExpertId, ParameterKey, Tuning
 from moe.factors import check_arrays, lora_factor
 from moe.layout import layout_of, open_storage
+from moe.router_rows import changed_weight, router_names
 from moe.storage import Storage
 from moe.submodel import load_full
 
@@ -37,6 +38,11 @@ class MergedModel:
         self._touched: set[ExpertId] = set()
         self.model: PreTrainedModel = load_full(path, dtype=dtype)
         self._blocks = {block.layer: block for block in find_blocks(self.model)}
+        self._routers: dict[int, tuple[nn.Parameter, Tensor]] = {}
+        if tuning.router_rows:
+            for layer, name in router_names(self._storage).items():
+                weight = self.model.get_parameter(name)
+                self._routers[layer] = (weight, weight.detach().clone())
 
     def set(self, arrays: ExpertArrays) -> "MergedModel":
         """Make the model equal the base with these arrays; nothing of an earlier `set` remains.
@@ -52,6 +58,8 @@ class MergedModel:
             self._write(expert, self._storage.read_expert(expert.layer, expert.index))
         for expert, fused in merged_experts(self._storage, arrays, self._tuning):
             self._write(expert, fused)
+        for layer, (weight_EH, base_EH) in self._routers.items():
+            weight_EH.data.copy_(changed_weight(base_EH, layer, arrays))
         self._touched = experts
         return self
 

@@ -3,6 +3,8 @@
 Packing moves numbers and rounds nothing. Where they go is in `moe.places`.
 """
 
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,25 +19,35 @@ from moe.factors import PROJECTIONS, lora_factor
 from moe.merge import Change
 from moe.objective import task_type
 from moe.places import PREFIX, adapter_targets, wrap
+from moe.router_rows import RowChange, changed_weight, router_names
 from moe.storage import Storage
 
 ADAPTER_FILE = "adapter_model.safetensors"
 
 
 def adapter_config(storage: Storage, tuning: Tuning) -> LoraConfig:
-    """Return PEFT's configuration of an adapter on every expert of a model.
+    """Return PEFT's configuration of an adapter on every expert of a model, and on tuned router rows.
 
     Raises
     ------
     ValueError
         If PEFT has no adapter for this family.
     """
+    targets = adapter_targets(storage)
+    routers = router_names(storage) if tuning.router_rows else {}
+    if routers:
+        targets["target_parameters"] = [*targets.get("target_parameters", ()), *routers.values()]
+    # A change of E rows is a product of rank E: the identity times the changes, at scale 1.
+    ranks = {name: storage.blocks[layer].num_experts for layer, name in routers.items()}
+    alphas = {name: rank**0.5 if tuning.lora_rslora else rank for name, rank in ranks.items()}
     config = LoraConfig(
         task_type=task_type(storage.model),
         r=tuning.lora_rank,
         lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]
         use_rslora=tuning.lora_rslora,
-        **adapter_targets(storage),
+        rank_pattern=ranks,
+        alpha_pattern=alphas,
+        **targets,
     )
     config.base_model_name_or_path = str(storage.checkpoint.folder)
     config.inference_mode = True
@@ -50,6 +62,9 @@ def pack(storage: Storage, config: LoraConfig, arrays: ExpertArrays, tuning: Tun
     ValueError
         If PEFT would save other tensors for this model than these.
     """
+    routers = router_names(storage) if tuning.router_rows else {}
+    # Before PEFT is on: after, the model looks different.
+    blanks = {layer: torch.zeros(storage.model.get_parameter(name).shape) for layer, name in routers.items()}
     shapes = {name: block.shape(name) for block in storage.blocks.values() for name in PROJECTIONS}
     places, expected = wrap(storage, config)
     packed = {
@@ -57,6 +72,10 @@ def pack(storage: Storage, config: LoraConfig, arrays: ExpertArrays, tuning: Tun
         for (_, _, projection), place in places.items()
         for key, size in place.shapes(tuning.lora_rank, *shapes[projection]).items()
     }
+    for layer, target in routers.items():
+        a_name, b_name = _router_keys(target)
+        packed[a_name] = changed_weight(blanks[layer], layer, arrays)
+        packed[b_name] = torch.eye(len(blanks[layer]))
     if {key: value.shape for key, value in packed.items()} != expected:
         raise ValueError(
             "the adapter's tensors are not those PEFT asks for: missing "
@@ -71,7 +90,7 @@ def pack(storage: Storage, config: LoraConfig, arrays: ExpertArrays, tuning: Tun
         b_value = arrays.get(ParameterKey(layer, index, f"{projection}.lora_B"))
         if b_value is not None:
             b_factor.copy_(torch.from_numpy(np.ascontiguousarray(b_value)))
-    return _as_in_file(storage, config, packed)
+    return _as_in_file(storage, config, packed, routers.values())
 
 
 def as_in_model(model: nn.Module, config: PeftConfig, stored: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -79,8 +98,16 @@ def as_in_model(model: nn.Module, config: PeftConfig, stored: dict[str, Tensor])
     return convert_peft_adapter_state_dict_for_transformers(model, config, stored)
 
 
-def read_changes(storage: Storage, adapter: Path) -> Change:
-    """Return the change that an adapter file makes to each expert; uses ``storage.model`` up.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterChanges:
+    """What an adapter file changes: of each expert, and which rows of routers."""
+
+    expert: Change
+    rows: tuple[RowChange, ...]
+
+
+def read_changes(storage: Storage, adapter: Path) -> AdapterChanges:
+    """Return the changes that an adapter file makes; uses ``storage.model`` up.
 
     Raises
     ------
@@ -93,6 +120,7 @@ def read_changes(storage: Storage, adapter: Path) -> Change:
         )
     config = LoraConfig.from_pretrained(str(adapter))
     assert isinstance(config, LoraConfig)
+    routers = router_names(storage) if config.rank_pattern else {}
     places, expected = wrap(storage, config)
     stored = as_in_model(storage.model, config, load_file(adapter / ADAPTER_FILE))
     if {key: value.shape for key, value in stored.items()} != expected:
@@ -106,10 +134,30 @@ def read_changes(storage: Storage, adapter: Path) -> Change:
         a_factor, b_factor = places[expert.layer, expert.index, projection].get(stored)
         return b_factor.float() @ a_factor.float() * scale if b_factor.any() else None
 
-    return change
+    return AdapterChanges(expert=change, rows=tuple(_read_rows(routers.values(), config, stored)))
 
 
-def _as_in_file(storage: Storage, config: LoraConfig, packed: dict[str, Tensor]) -> dict[str, Tensor]:
+def _read_rows(
+    targets: Iterable[str], config: LoraConfig, stored: Mapping[str, Tensor]
+) -> Iterator[RowChange]:
+    ranks, alphas = config.rank_pattern or {}, config.alpha_pattern or {}
+    for target in targets:
+        scale = alphas[target] / (ranks[target] ** 0.5 if config.use_rslora else ranks[target])
+        a_factor, b_factor = (stored[key].float() for key in _router_keys(target))
+        for index, change_H in enumerate(b_factor @ a_factor * scale):
+            if change_H.any():
+                yield target, index, change_H
+
+
+def _router_keys(target: str) -> tuple[str, str]:
+    """Return what a router's ``lora_A`` and ``lora_B`` are called in the file."""
+    name = PREFIX + target.rpartition(".")[0]
+    return f"{name}.lora_A.weight", f"{name}.lora_B.weight"
+
+
+def _as_in_file(
+    storage: Storage, config: LoraConfig, packed: dict[str, Tensor], routers: Iterable[str]
+) -> dict[str, Tensor]:
     """Return the tensors by names that PEFT 0.21 loads into their places.
 
     It takes an adapter's names through the renamings from disk to model. Nearly always the model's names
@@ -119,6 +167,7 @@ def _as_in_file(storage: Storage, config: LoraConfig, packed: dict[str, Tensor])
     if as_in_model(storage.model, config, packed).keys() == packed.keys():
         return packed
     paths = {block.path: storage.disk_path(block.layer) for block in storage.blocks.values()}
+    paths |= {target.rpartition(".")[0]: storage.stored_name(target).rpartition(".")[0] for target in routers}
     named: dict[str, Tensor] = {}
     for key, value in packed.items():
         path = next(path for path in paths if key.startswith(f"{PREFIX}{path}."))

@@ -116,6 +116,8 @@ def wrap(storage: Storage, config: LoraConfig) -> tuple[Places, Mapping[str, tor
             continue
         stored = module.parameter_name if isinstance(module, ParamWrapper) else "weight"
         target = f"{name.replace('.base_layer', '')}.{stored}"
+        if target not in owners:
+            continue  # a router
         block, projection, own = owners[target]
         for index in range(block.num_experts) if block.is_stacked else (own,):
             places[block.layer, index, projection] = Place(

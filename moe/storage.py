@@ -88,6 +88,21 @@ class Storage:
         before, experts, _ = name.rpartition("experts")
         return before + experts
 
+    def stored_name(self, target: str) -> str:
+        """Return the disk name of a tensor that the model takes over as it is.
+
+        Raises
+        ------
+        ValueError
+            If it is made from others, or changed, on its way into the model.
+        """
+        entry = self._targets.get(target)
+        if entry is None or entry.converter is not None or len(entry.names) != 1:
+            raise ValueError(
+                f"checkpoint {self.checkpoint.folder} does not store {target} as the model has it"
+            )
+        return entry.names[0]
+
     def expert_bytes(self, layer: int, index: int) -> int:
         """Return the bytes one expert takes on disk."""
         names = self.expert_names(layer, index).items()

@@ -155,6 +155,11 @@ class TrainSettings(Section):
         description="Scale by alpha / sqrt(rank) instead (rsLoRA, arXiv 2312.03732): steady at high ranks.",
     )
     lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout before A, in training only.")
+    router_rows: bool = Field(
+        default=False,
+        description="Also tune the rows of the router that choose the assigned experts; they are as disjoint "
+        "as the experts.",
+    )
     # Measured on the demo: rank 8 at 1e-2 does as well as rank 16 at 5e-3; 2e-2 overfits (docs/LOG.md).
     learning_rate: float = Field(default=1e-2, gt=0, le=10, description="Step size of the local optimiser.")
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="Local optimiser.")

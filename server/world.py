@@ -64,5 +64,6 @@ def tuning_from(config: RunConfig) -> Tuning:
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         lora_rslora=settings.lora_rslora,
+        router_rows=settings.router_rows,
         seed=config.seed,
     )

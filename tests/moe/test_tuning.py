@@ -19,6 +19,8 @@ from moe.submodel import all_experts, load_full, load_submodel
 TUNINGS = [
     Tuning(lora_rank=4, lora_alpha=6.0, lora_rslora=True, seed=3),
     Tuning(method="lora", lora_rank=3, lora_alpha=5.0, seed=2),
+    Tuning(lora_rank=3, lora_rslora=True, router_rows=True),
+    Tuning(method="lora", lora_rank=3, router_rows=True),
 ]
 
 
@@ -58,7 +60,9 @@ def test_a_tuning_that_means_nothing_is_refused(wrong: dict[str, object], rule: 
         Tuning(**wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("tuning", TUNINGS, ids=lambda tuning: tuning.method)
+@pytest.mark.parametrize(
+    "tuning", TUNINGS, ids=lambda tuning: f"{tuning.method}{'-rows' * tuning.router_rows}"
+)
 def test_a_device_the_merged_model_and_both_exports_compute_the_same(
     checkpoint: Path, tokens: Tensor, tmp_path: Path, tuning: Tuning
 ) -> None:

@@ -21,7 +21,13 @@ Clients = Callable[..., FakeGrid]
 
 OPTIONS: list[Settings] = [
     {"train.method": "lora", "train.lora-rslora": True},
-    {"train.micro-batches": 3, "train.gradient-checkpointing": True, "train.lora-dropout": 0.1},
+    {"train.router-rows": True, "model.absent": "renormalise"},
+    {
+        "train.max-steps": 6,
+        "train.micro-batches": 3,
+        "train.gradient-checkpointing": True,
+        "train.lora-dropout": 0.1,
+    },
 ]
 
 
