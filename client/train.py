@@ -90,7 +90,7 @@ def train(model: nn.Module, blocks_NT: NDArray[np.int64], spec: TrainSpec, seed:
     began_s, losses, seen = time.monotonic(), list[float](), set[int]()
     while len(losses) < spec.steps:
         rows = next(batches)
-        tokens_BT = torch.from_numpy(blocks_NT[rows])
+        tokens_BT = _tokens(blocks_NT[rows], model)
         optimizer.zero_grad()
         loss = _backward(model, tokens_BT, spec.micro_batches)
         if not math.isfinite(loss):
@@ -113,7 +113,7 @@ def mean_loss(model: nn.Module, blocks_NT: NDArray[np.int64], batch_size: int) -
     model.eval()
     total = 0.0
     for start in range(0, len(blocks_NT), batch_size):
-        tokens_BT = torch.from_numpy(blocks_NT[start : start + batch_size])
+        tokens_BT = _tokens(blocks_NT[start : start + batch_size], model)
         with half_products(model):
             total += language_model_loss(model, tokens_BT).item() * len(tokens_BT)
     return total / len(blocks_NT)
@@ -129,6 +129,11 @@ def _backward(model: nn.Module, tokens_BT: Tensor, num_parts: int) -> float:
             loss.backward()
         total += loss.item()
     return total
+
+
+def _tokens(blocks_BT: NDArray[np.int64], model: nn.Module) -> Tensor:
+    """Return a batch where the model is."""
+    return torch.from_numpy(blocks_BT).to(next(model.parameters()).device)
 
 
 def _batches(num_blocks: int, batch_size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:

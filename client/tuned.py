@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from moe.adapters import attach
+from moe.device import choose_device, to_device
 from moe.experts import ExpertId, Tuning
 from moe.submodel import load_submodel
 from server.config import RunConfig
@@ -17,4 +18,5 @@ def load_tuned(config: RunConfig, path: str, tuning: Tuning, experts: Iterable[E
     for expert in sorted(experts):
         keep.setdefault(expert.layer, []).append(expert.index)
     dtype = getattr(torch, config.model.dtype)
-    return attach(load_submodel(path, keep, absent=config.model.absent, dtype=dtype), tuning)
+    model = attach(load_submodel(path, keep, absent=config.model.absent, dtype=dtype), tuning)
+    return to_device(model, choose_device(config.model.device))

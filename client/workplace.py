@@ -19,6 +19,7 @@ from client.train import TrainSpec
 from client.tuned import load_tuned
 from demo.base_model import resolve_model_name
 from moe.checkpoint import fingerprint
+from moe.device import choose_device, to_device
 from moe.experts import ExpertId, Tuning
 from moe.routing import routing_mass
 from moe.submodel import load_streamed
@@ -94,7 +95,8 @@ class Workplace:
     def _streamed_model(self) -> PreTrainedModel:
         # A device that can only hold its sub-model must still say which experts it needs: layers
         # come from disk one by one, the numbers are those of the full model.
-        return load_streamed(self.path, dtype=self._dtype)
+        device = choose_device(self.config.model.device)
+        return to_device(load_streamed(self.path, dtype=self._dtype), device)
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moe.blocks import find_blocks
+from moe.device import to_device
 from moe.experts import ExpertArrays, ExpertId, ParameterKey, Tuning
 from moe.factors import check_arrays, lora_factor
 from moe.layout import layout_of, open_storage
@@ -29,14 +30,22 @@ class MergedModel:
         What the arrays mean.
     dtype : torch.dtype or str
         As `moe.submodel.load_full`.
+    device : torch.device or str
+        Where to hold it.
     """
 
-    def __init__(self, path: str | Path, tuning: Tuning, dtype: torch.dtype | str = "auto") -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        tuning: Tuning,
+        dtype: torch.dtype | str = "auto",
+        device: torch.device | str = "cpu",
+    ) -> None:
         self._storage = open_storage(path)
         self._layout = layout_of(self._storage)
         self._tuning = tuning
         self._touched: set[ExpertId] = set()
-        self.model: PreTrainedModel = load_full(path, dtype=dtype)
+        self.model: PreTrainedModel = to_device(load_full(path, dtype=dtype), device)
         self._blocks = {block.layer: block for block in find_blocks(self.model)}
         self._routers: dict[int, tuple[nn.Parameter, Tensor]] = {}
         if tuning.router_rows:

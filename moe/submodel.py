@@ -100,7 +100,8 @@ class StreamedExperts(KeptExperts):
     def expert(self, index: int) -> Expert:
         """Read an expert."""
         storage, block, dtype = self._source
-        return _read_expert(storage, block, index, dtype)
+        # Where the tokens are: `forward` takes its look-up tables there.
+        return _read_expert(storage, block, index, dtype).to(self._local_E.device)
 
 
 def load_streamed(path: str | Path, *, dtype: torch.dtype | str = "auto") -> PreTrainedModel:

@@ -18,6 +18,7 @@ from client.data import FederatedText, pack
 from client.train import mean_loss
 from client.tuned import load_tuned
 from moe.adapters import MergedModel, set_arrays
+from moe.device import choose_device
 from moe.experts import ExpertArrays, ExpertId, Tuning
 from server.config import RunConfig
 
@@ -60,7 +61,8 @@ class Evaluator:
     def merged(self, values: ExpertArrays) -> dict[str, float]:
         """Return the loss of the merged model under its full router, by cluster; nats per token."""
         if self._merged is None:
-            self._merged = MergedModel(self._path, self._tuning, self._dtype)
+            device = choose_device(self._config.model.device)
+            self._merged = MergedModel(self._path, self._tuning, self._dtype, device)
         self._merged.set(values)
         batch = self._config.evaluate.batch_size
         return {name: mean_loss(self._merged.model, rows, batch) for name, rows in self._heldout.items()}

@@ -9,6 +9,7 @@ from client.data import FederatedText, check_blocks
 from demo.base_model import ensure_base_model, resolve_model_name
 from moe.adapters import initial_arrays
 from moe.checkpoint import fingerprint
+from moe.device import choose_device
 from moe.experts import ExpertArrays, ExpertLayout, Tuning
 from moe.layout import read_layout
 from server.config import RunConfig
@@ -87,6 +88,7 @@ def prepare(config: RunConfig, say: Callable[[str], None]) -> Job:
     ValueError
         If the sites, the sky, the data or the checkpoint cannot be used.
     """
+    choose_device(config.model.device)  # refused now, not when the first model is loaded
     population = population_from(config)
     plan = plan_from(config, population, say) if config.sky.simulated else None
     text = text_from(config, population)

@@ -92,6 +92,11 @@ class ModelSettings(Section):
     )
     # Own sub-models of the demo after tuning, two experts kept of eight: 3.895 reroute, 3.893 restrict at
     # twice the work, 4.033 renormalise, 4.059 mask; merged, reroute is the best (docs/LOG.md).
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="Where models are held: auto = on CUDA where the process sees it (so far never tried on "
+        "a real GPU), else on the CPU.",
+    )
     absent: Literal["reroute", "restrict", "renormalise", "mask"] = Field(
         default="reroute",
         description="Choices of absent experts are dropped (mask), and the weights of the kept ones rescaled "

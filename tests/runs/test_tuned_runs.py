@@ -21,6 +21,7 @@ Clients = Callable[..., FakeGrid]
 
 OPTIONS: list[Settings] = [
     {"train.method": "lora", "train.lora-rslora": True},
+    {"train.max-steps": 6, "model.dtype": "bfloat16", "model.device": "cpu"},
     {"train.router-rows": True, "model.absent": "renormalise"},
     {
         "train.max-steps": 6,

@@ -1,0 +1,39 @@
+"""On which device a process computes: the one function that decides."""
+
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import nn
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def choose_device(wish: str) -> torch.device:
+    """Return the device to hold models on.
+
+    Parameters
+    ----------
+    wish : {"auto", "cpu", "cuda"}
+        ``auto``: CUDA where this process sees such a device, else the CPU.
+
+    Raises
+    ------
+    ValueError
+        If CUDA is asked for where there is none, or the wish is none of these.
+    """
+    if wish not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"model.device must be one of auto, cpu, cuda, got {wish!r}")
+    has_cuda = torch.cuda.is_available()
+    if wish == "cuda" and not has_cuda:
+        raise ValueError(
+            'model.device is "cuda", and this process sees no CUDA device: install a torch built for CUDA, '
+            "give Ray's clients a share of the GPU (options.backend.client-resources.num-gpus), or set it to "
+            '"auto"'
+        )
+    return torch.device("cuda" if has_cuda and wish != "cpu" else "cpu")
+
+
+def to_device(model: Model, device: torch.device | str) -> Model:
+    """Move a model, in place, and return it."""
+    cast(Any, model).to(device)  # transformers' own signature hides torch's
+    return model
