@@ -115,8 +115,9 @@ class JetMoe(Form):
 class LongcatFlash(Form):
     """LongCat-Flash: behind its E real experts, Z that give back their input.
 
-    ``gate_up_proj`` has rows for those too, which nothing reads. Everybody has them, so a choice of
-    one always counts as kept; they are not assigned, and no routing mass is counted for them.
+    ``gate_up_proj`` of transformers 5.23 has rows for those too, which nothing reads; files may lack
+    them, as other readers of the published ones (vLLM, mlx-lm) expect. Everybody has them, so a choice
+    of one always counts as kept; they are not assigned, and no routing mass is counted for them.
     """
 
     adds_by_expert = True

@@ -74,6 +74,20 @@ class Storage:
         used = {name for entry in self._targets.values() for name in entry.names}
         return [name for name in self.checkpoint.tensors if name not in used]
 
+    @property
+    def blocks_have_identity(self) -> bool:
+        """Whether there are experts that give back their input, behind the real ones."""
+        return any(block.form.num_identity for block in self.blocks.values())
+
+    @property
+    def lacks_identity_rows(self) -> bool:
+        """Whether the files hold real experts only, where the model has rows for identity experts too."""
+        return self.blocks_have_identity and any(
+            None not in numbers and len(set(numbers)) < block.form.num_rows(stored)
+            for target, (block, stored) in self._expert_targets.items()
+            for numbers in [[expert_number(name) for name in self._targets[target].names]]
+        )
+
     def expert_names(self, layer: int, index: int) -> dict[str, Part | None]:
         """Return the disk names of one expert -> its part there (None: the whole tensor is this expert's)."""
         return {
@@ -224,12 +238,19 @@ class Storage:
                 faults.append(f"{target}: {shapes} do not go together ({str(error).splitlines()[0][:120]})")
                 continue
             for name, value in made.items():
-                if name in wanted and value.shape != wanted[name].shape:
+                if name in wanted and not self._fits(name, value.shape, wanted[name].shape):
                     faults.append(
                         f"{name} must be {list(wanted[name].shape)} by config.json, "
                         f"got {list(value.shape)} from {shapes}"
                     )
         return faults
+
+    def _fits(self, name: str, found: torch.Size, wanted: torch.Size) -> bool:
+        if name not in self._expert_targets:
+            return found == wanted
+        # Rows of identity experts, which nothing reads, may be there or not.
+        fewest = torch.Size([self._expert_targets[name][0].num_experts, *wanted[1:]])
+        return found == wanted or (self.blocks_have_identity and found == fewest)
 
     def _raise_faults(self, faults: list[str]) -> None:
         if not faults:

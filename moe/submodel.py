@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moe.absent import Absent, check_absent
-from moe.blocks import MoEBlock
+from moe.blocks import MoEBlock, find_blocks
 from moe.factors import PROJECTIONS
 from moe.kept import Expert, KeptExperts, kept_experts
 from moe.kept_block import KeptBlock
@@ -41,7 +41,11 @@ def load_full(path: str | Path, *, dtype: torch.dtype | str = "auto") -> PreTrai
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            # transformers 5.23 wants rows of identity experts too, which files need not have.
+            ignore_mismatched_sizes=storage.lacks_identity_rows,
         )
+    if storage.lacks_identity_rows:
+        _fill_experts(model, storage)
     return _freeze(model)
 
 
@@ -175,6 +179,14 @@ def _fuse(module: KeptExperts, index: int) -> dict[str, Tensor]:
         weights[projection] = linear.weight.detach()
         biases[projection] = None if linear.bias is None else linear.bias.detach()
     return module.block.fuse(weights, biases)
+
+
+def _fill_experts(model: PreTrainedModel, storage: Storage) -> None:
+    """Read every expert into a model that transformers has left without them."""
+    for block in find_blocks(model):
+        for index in range(block.num_experts):
+            for name, part in storage.read_expert(block.layer, index).items():
+                block.view(name, index).copy_(part)
 
 
 def _read_expert(storage: Storage, block: MoEBlock, index: int, dtype: torch.dtype) -> Expert:

@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
 
-from benchmarks.tiny_models import save_tiny
+from benchmarks.tiny_models import SPECIAL, save_tiny
+from moe.adapters import attach, initial_arrays
 from moe.blocks import find_blocks
-from moe.experts import ExpertId
+from moe.checkpoint import export_merged
+from moe.experts import ExpertId, Tuning
 from moe.inspect import main
 from moe.layout import open_storage, read_layout
-from moe.objective import language_model_inputs
+from moe.objective import language_model_inputs, language_model_loss
 from moe.routing import routing_mass
 from moe.selftest import check
 from moe.submodel import load_full, load_submodel
@@ -80,6 +84,73 @@ def test_identity_experts_are_named_and_never_assigned(
     with pytest.raises(ValueError, match=r"experts 0..7, not \[8\]"):
         load_submodel(path, {0: (8,)})
     assert routing_mass(load_full(path), [tokens]).shape == (2, 8)
+
+
+def test_files_without_rows_for_identity_experts_are_the_same_model(
+    tiny: Tiny, tokens: torch.Tensor, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny("longcat_flash"), tmp_path / "short"))
+    # Of two layers, gate and up of two experts.
+    assert _drop(folder, (".experts.8.", ".experts.9.")) == 8
+    assert check(folder).has_passed
+    tuning = Tuning(lora_rank=2)
+    arrays = initial_arrays(folder, tuning, [ExpertId(0, 7)])
+    merged = export_merged(
+        folder, {key: value + 1 for key, value in arrays.items()}, tuning, tmp_path / "out"
+    )
+    with torch.no_grad():
+        expected = load_full(tiny("longcat_flash"))(input_ids=tokens).logits
+        assert torch.equal(load_full(folder)(input_ids=tokens).logits, expected)
+        assert not torch.allclose(load_full(merged)(input_ids=tokens).logits, expected, atol=1e-3)
+    assert _drop(folder, (".0.mlp.experts.7.gate_proj.",)) == 1
+    with pytest.raises(ValueError, match=r"no .*gate_proj.* of experts \[7\]"):
+        read_layout(folder)
+
+
+def _drop(folder: Path, parts: tuple[str, ...]) -> int:
+    """Take the tensors with one of these parts in their names out of a checkpoint; return how many."""
+    file = folder / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    dead = {name for name in index["weight_map"] if any(part in name for part in parts)}
+    index["weight_map"] = {name: shard for name, shard in index["weight_map"].items() if name not in dead}
+    file.write_text(json.dumps(index))
+    for shard in folder.glob("*.safetensors"):
+        tensors = {name: value for name, value in load_file(shard).items() if name not in dead}
+        save_file(tensors, shard, metadata={"format": "pt"})
+    return len(dead)
+
+
+@pytest.mark.parametrize("family", SPECIAL)
+@pytest.mark.parametrize("method", ["ffa", "full"])
+def test_one_kept_expert_trains_and_one_that_nobody_wants_does_not(
+    tiny: Tiny, tokens: torch.Tensor, family: str, method: str
+) -> None:
+    tuning = Tuning(method=method)  # type: ignore[arg-type]
+    trained = attach(load_submodel(tiny(family), {0: (3,), 1: (3,)}), tuning)
+    language_model_loss(trained, tokens).backward()
+    gradients = [p.grad for p in trained.parameters() if p.requires_grad]
+    assert gradients
+    assert all(grad is not None and grad.any() and torch.isfinite(grad).all() for grad in gradients)
+    # With a router of zeros all tokens make the same choice.
+    full = load_full(tiny(family))
+    _silence_routers(full)
+    lonely = [int(row.argmin()) for row in routing_mass(full, [tokens])]
+    model = load_submodel(
+        tiny(family), {layer: (index,) for layer, index in enumerate(lonely)}, absent="mask"
+    )
+    _silence_routers(model)
+    tuned = attach(model, tuning)
+    language_model_loss(tuned, tokens).backward()
+    gradients = [p.grad for p in tuned.parameters() if p.requires_grad]
+    assert gradients
+    assert all(grad is not None and not grad.any() for grad in gradients)
+
+
+def _silence_routers(model: nn.Module) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "router" in name:
+                parameter.zero_()
 
 
 def test_attention_experts_are_shared_whole_and_frozen(tiny: Tiny) -> None:
