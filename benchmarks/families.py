@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import cleandoc
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from moe.layout import open_storage, read_layout
 from moe.objective import language_model_inputs, language_model_loss
 from moe.places import has_adapter
 from moe.selftest import check
+from moe.special_forms import FORMS
 from moe.submodel import all_experts, load_full, load_submodel
 
 _TUNING = Tuning(lora_rank=2, lora_alpha=4.0)
@@ -106,6 +108,8 @@ def table(results: Sequence[FamilyResult], failures: dict[str, str]) -> str:
         keep = _told(row.keep_all_error)
         lines.append(f"| {row.family} | {row.router} | {keep} | {exact} | {' | '.join(errors)} |")
     lines += [f"| {family} | - | failed: {reason} | | | | |" for family, reason in failures.items()]
+    lines += ["", "With a form of their own:", ""]
+    lines += [f"- {' '.join(cleandoc(form.__doc__ or '').split())}" for form in FORMS.values()]
     lines += ["", "Refused by name:", ""]
     lines += [f"- `{family}`: {reason}" for family, reason in REFUSED_FAMILIES.items()]
     lines += [

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.tiny_models import save_tiny
 from moe import selftest
 from moe.kept import KeptExperts
 from moe.selftest import check
@@ -41,3 +42,15 @@ def test_it_fails_when_the_experts_compute_something_else(
     assert result.is_merge_exact
     assert result.keep_all_error > 1e-3
     assert not result.has_passed
+
+
+def test_in_half_precision_two_roundings_are_allowed_and_a_fault_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_tiny(tmp_path, "mixtral", dtype=torch.bfloat16)
+    assert check(path).tolerance == 2 * 2**-7  # bfloat16 has 8 bits of precision
+    real = KeptExperts._run
+    monkeypatch.setattr(
+        KeptExperts, "_run", lambda self, hidden, sizes: real(self, torch.relu(hidden), sizes)
+    )
+    assert not check(path).has_passed
