@@ -17,7 +17,7 @@ from moe.special_forms import FORMS
 TESTED_FAMILIES = frozenset(
     {
         *("afmoe", "aria_text", "axk1", "axk2", "bailing_hybrid", "beam", "cohere2_moe", "deepseek_v2"),
-        *("dbrx", "jetmoe", "llama4", "llama4_text", "longcat_flash", "switch_transformers"),
+        *("dbrx", "jetmoe", "llama4_text", "longcat_flash", "switch_transformers"),
         *("deepseek_v3", "deepseek_v32", "deepseek_v4", "dots1", "dots3_note_text", "ernie4_5_moe"),
         *("exaone_moe", "flex_olmo", "flint", "gemma4_text", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa"),
         *("gpt_oss", "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared"),
