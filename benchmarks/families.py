@@ -9,7 +9,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import cleandoc
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class FamilyResult:
     keep_all_error: float
     is_merge_exact: bool
     submodel_error: float
+    has_router_rows: bool
     adapter_error: float | None
     checkpoint_error: float
 
@@ -59,35 +60,38 @@ def measure(family: str, folder: Path) -> FamilyResult:
     """
     path = save_tiny(folder / "base", family)
     result, layout = check(path), read_layout(path)
+    # With all that may be tuned: the router's rows too, where the family has them.
+    tuning = replace(_TUNING, router_rows=layout.router_width is not None)
     tokens = torch.randint(0, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(1))
     generator = np.random.default_rng(0)
     arrays = {
         key: generator.normal(0, 0.1, value.shape).astype(np.float32)
-        for key, value in initial_arrays(layout, _TUNING, layout.experts).items()
+        for key, value in initial_arrays(layout, tuning, layout.experts).items()
     }
-    expected = _logits(MergedModel(path, _TUNING).set(arrays).model, tokens)
-    whole = attach(load_submodel(path, all_experts(open_storage(path).blocks.values())), _TUNING)
+    expected = _logits(MergedModel(path, tuning).set(arrays).model, tokens)
+    whole = attach(load_submodel(path, all_experts(open_storage(path).blocks.values())), tuning)
     set_arrays(whole, arrays)
     _train_with_one_expert(path, layout.layers, tokens)
-    export_merged(path, arrays, _TUNING, folder / "merged")
+    export_merged(path, arrays, tuning, folder / "merged")
     return FamilyResult(
         family=family,
         router=type(find_blocks(open_storage(path).model)[0].router).__name__,
         keep_all_error=result.keep_all_error,
         is_merge_exact=result.is_merge_exact,
         submodel_error=_distance(_logits(whole, tokens), expected),
-        adapter_error=_adapter_error(path, folder / "adapter", arrays, tokens, expected),
+        has_router_rows=tuning.router_rows,
+        adapter_error=_adapter_error(path, folder / "adapter", arrays, tuning, tokens, expected),
         checkpoint_error=_distance(_logits(load_full(folder / "merged"), tokens), expected),
     )
 
 
 def _adapter_error(
-    path: Path, folder: Path, arrays: ExpertArrays, tokens: Tensor, expected: Tensor
+    path: Path, folder: Path, arrays: ExpertArrays, tuning: Tuning, tokens: Tensor, expected: Tensor
 ) -> float | None:
     """Return how far off an exported adapter is; None for a family that PEFT cannot adapt."""
     if not has_adapter(open_storage(path)):
         return None
-    export_adapter(path, arrays, _TUNING, folder)
+    export_adapter(path, arrays, tuning, folder)
     return _distance(_logits(load_adapter(path, folder), tokens), expected)
 
 
@@ -97,17 +101,19 @@ def table(results: Sequence[FamilyResult], failures: dict[str, str]) -> str:
         "# Model families",
         "",
         "Made by `python -m benchmarks.families --table docs/families.md`, on tiny random checkpoints,",
-        "CPU, float32. Errors are the largest difference of logits; 0 is the same bits.",
+        "CPU, float32. Errors are the largest difference of logits; 0 is the same bits. Where the router's",
+        "rows can be tuned (`train.router-rows`), they are, in every number behind the column rows.",
         "",
-        "| `model_type` | router | keep all = model | slice, merge | sub-model = merged | adapter | files |",
-        "|---|---|---|---|---|---|---|",
+        "| `model_type` | router | keep all | slice, merge | rows | sub-model = merged | adapter | files |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in results:
         exact = "bit-identical" if row.is_merge_exact else "DIFFERENT"
         errors = [_told(e) for e in (row.submodel_error, row.adapter_error, row.checkpoint_error)]
         keep = _told(row.keep_all_error)
-        lines.append(f"| {row.family} | {row.router} | {keep} | {exact} | {' | '.join(errors)} |")
-    lines += [f"| {family} | - | failed: {reason} | | | | |" for family, reason in failures.items()]
+        rows = "yes" if row.has_router_rows else "no"
+        lines.append(f"| {row.family} | {row.router} | {keep} | {exact} | {rows} | {' | '.join(errors)} |")
+    lines += [f"| {family} | - | failed: {reason} | | | | | |" for family, reason in failures.items()]
     lines += ["", "With a form of their own:", ""]
     lines += [f"- {' '.join(cleandoc(form.__doc__ or '').split())}" for form in FORMS.values()]
     lines += ["", "Refused by name:", ""]

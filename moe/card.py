@@ -11,6 +11,7 @@ _METHODS = {
     "ffa": "LoRA on the routed experts, `A` frozen and seeded, only `B` trained (FFA-LoRA, arXiv 2403.12313)",
     "lora": "LoRA on the routed experts, both factors trained and averaged (FedIT, arXiv 2305.05644)",
 }
+_ROWS = "; the experts' rows of the router too, as LoRA of full rank"
 
 
 def adapter_card(storage: Storage, tuning: Tuning, about: Mapping[str, str]) -> str:
@@ -39,7 +40,8 @@ def adapter_card(storage: Storage, tuning: Tuning, about: Mapping[str, str]) -> 
         f"# Experts of {base}, tuned by EMS-FL",
         "",
         f"- base: {base} ({layout.family}, {len(layout.layers)} MoE layers, top-{layout.top_k})",
-        f"- tuned: {_METHODS[tuning.method]}, rank {tuning.lora_rank}, alpha {tuning.lora_alpha:g}, "
+        f"- tuned: {_METHODS[tuning.method]}{_ROWS if tuning.router_rows else ''}, "
+        f"rank {tuning.lora_rank}, alpha {tuning.lora_alpha:g}, "
         f"scale {tuning.scale:g}{' (rsLoRA, arXiv 2312.03732)' if tuning.lora_rslora else ''}",
         f"- made with: {versions}; older versions of PEFT read the factors in another order",
         "",

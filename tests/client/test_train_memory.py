@@ -84,7 +84,7 @@ def test_the_loss_of_a_batch_in_parts_is_that_of_the_whole_batch(
     assert (many.steps, many.num_examples) == (one.steps, one.num_examples)
 
 
-@pytest.mark.parametrize("absent", ["restrict", "renormalise", "mask"])
+@pytest.mark.parametrize("absent", ["reroute", "restrict", "renormalise", "mask"])
 @pytest.mark.parametrize("family", CHECKPOINTED)
 def test_checkpointing_learns_the_same_to_the_bit(
     tiny: Callable[[str], Path], blocks_NT: NDArray[np.int64], family: str, absent: str

@@ -54,6 +54,11 @@ def test_the_card_says_what_was_tuned_and_what_the_run_adds(tiny: Tiny, tmp_path
     export_adapter(tiny("olmoe"), {}, TUNING, tmp_path / "adapter", about=about)
     card = (tmp_path / "adapter" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: peft\n")
+    assert "router too" not in card
+    both = Tuning(method="lora", lora_rank=3, router_rows=True)
+    export_adapter(tiny("olmoe"), {}, both, tmp_path / "rows")
+    assert "both factors trained" in (rows := (tmp_path / "rows" / "README.md").read_text())
+    assert "the experts' rows of the router too" in rows
     for line in ("olmoe, 2 MoE layers, top-2", "rank 3, alpha 5", "## Results\n\nloss 3.9 -> 3.4"):
         assert line in card
 
