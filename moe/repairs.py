@@ -1,4 +1,4 @@
-"""Configurations that transformers 5.23 reads wrongly, put right as they come in."""
+"""Configurations put right as they come in: what transformers 5.23 reads wrongly, what must not be used."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 
 
 def repair(config: PreTrainedConfig, stored: Mapping[str, Any]) -> PreTrainedConfig:
-    """Return the configuration that the file means.
+    """Return the configuration that the file means, without choices that would spoil a number or a run.
 
     Parameters
     ----------
@@ -16,14 +16,28 @@ def repair(config: PreTrainedConfig, stored: Mapping[str, Any]) -> PreTrainedCon
     stored : Mapping[str, Any]
         The content of ``config.json``.
     """
-    # A file may choose batched_mm, which copies weights for every choice of every token: on a CPU 40 times
-    # slower than grouped_mm and gigabytes larger (1024 tokens, hidden size 128).
-    if "batched_mm" in (config._experts_implementation, config.get_text_config()._experts_implementation):
-        config._experts_implementation = "grouped_mm"
+    _use_grouped_experts(config)
+    _report_loss_alone(config)
     fault = _REPAIRS.get(config.model_type)
     if fault is not None:
         fault(config, stored)
     return config
+
+
+def _use_grouped_experts(config: Any) -> None:
+    """Undo the choice of ``batched_mm``, which copies weights for every choice of every token.
+
+    On a CPU that is 40 times slower and gigabytes larger (1024 tokens, hidden size 128).
+    """
+    if "batched_mm" in (config._experts_implementation, config.get_text_config()._experts_implementation):
+        config._experts_implementation = "grouped_mm"
+
+
+def _report_loss_alone(config: Any) -> None:
+    """Keep the routers' auxiliary loss out of ``loss``: it is reported in nats, and routers are frozen."""
+    for part in (config, config.get_text_config()):
+        if getattr(part, "output_router_logits", False):
+            part.output_router_logits = False
 
 
 def _dbrx(config: Any, stored: Mapping[str, Any]) -> None:
