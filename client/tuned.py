@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-import torch
 from torch import nn
 
 from moe.adapters import attach
@@ -17,6 +16,5 @@ def load_tuned(config: RunConfig, path: str, tuning: Tuning, experts: Iterable[E
     keep: dict[int, list[int]] = {}
     for expert in sorted(experts):
         keep.setdefault(expert.layer, []).append(expert.index)
-    dtype = getattr(torch, config.model.dtype)
-    model = attach(load_submodel(path, keep, absent=config.model.absent, dtype=dtype), tuning)
+    model = attach(load_submodel(path, keep, absent=config.model.absent, dtype=config.model.dtype), tuning)
     return to_device(model, choose_device(config.model.device))

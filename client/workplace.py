@@ -96,11 +96,7 @@ class Workplace:
         # A device that can only hold its sub-model must still say which experts it needs: layers
         # come from disk one by one, the numbers are those of the full model.
         device = choose_device(self.config.model.device)
-        return to_device(load_streamed(self.path, dtype=self._dtype), device)
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return getattr(torch, self.config.model.dtype)
+        return to_device(load_streamed(self.path, dtype=self.config.model.dtype), device)
 
     def _pack(self, device_id: int) -> NDArray[np.int64]:
         """Return the device's token blocks [N, T]."""

@@ -120,15 +120,17 @@ class ExpertLayout:
     top_k : int
         Experts chosen per token.
     expert_bytes : Mapping[int, int]
-        Decoder layer -> bytes of one expert in the checkpoint's dtype.
+        Decoder layer -> bytes of one expert, in the dtype the model is held in.
     shared_bytes : int
-        Bytes of everything that is not a routed expert.
+        Bytes of everything that is not a routed expert, likewise.
     shapes : Mapping[str, tuple[int, int]]
         Projection name -> ``(out_features, in_features)`` of its un-fused linear layer.
     biases : tuple[str, ...]
         Projections that have a bias.
     router_width : int or None
         Numbers in a row of the router's weight; None where the router is not one row for each expert.
+    weight_bytes : int
+        Bytes of one weight in the dtype the model is held in.
     """
 
     family: str
@@ -139,6 +141,7 @@ class ExpertLayout:
     shapes: Mapping[str, tuple[int, int]]
     biases: tuple[str, ...] = ()
     router_width: int | None = None
+    weight_bytes: int = 4
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -154,7 +157,7 @@ class ExpertLayout:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of the whole checkpoint."""
+        """Bytes of the whole model."""
         return self.shared_bytes + sum(
             self.num_experts[layer] * self.expert_bytes[layer] for layer in self.layers
         )

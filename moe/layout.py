@@ -21,20 +21,22 @@ from moe.shards import TORCH_DTYPES, Checkpoint, open_checkpoint
 from moe.storage import Storage
 
 
-def read_layout(path: str | Path) -> ExpertLayout:
+def read_layout(path: str | Path, dtype: torch.dtype | str = "auto") -> ExpertLayout:
     """Return the expert layout of a checkpoint; no weight is read.
 
     Parameters
     ----------
     path : str or Path
         Folder of a Hugging Face checkpoint, or a hub name.
+    dtype : torch.dtype or str
+        What the model is to be held in; ``auto`` is the checkpoint's own.
 
     Raises
     ------
     ValueError
         If the checkpoint is dense, damaged, of an unknown family, or not there.
     """
-    return layout_of(open_storage(path))
+    return layout_of(open_storage(path, dtype))
 
 
 def layout_of(storage: Storage) -> ExpertLayout:
@@ -44,17 +46,17 @@ def layout_of(storage: Storage) -> ExpertLayout:
     odd = [block.path for block in blocks for name, shape in shapes.items() if block.shape(name) != shape]
     if odd:
         raise ValueError(f"experts must have one shape in all layers, {odd[0]} differs from {blocks[0].path}")
-    tensors = storage.checkpoint.tensors
     projections, names = blocks[0].form.projections, blocks[0].parameters
     return ExpertLayout(
         family=storage.checkpoint.config["model_type"],
         num_experts={block.layer: block.num_experts for block in blocks},
         top_k=max(block.top_k for block in blocks),
         expert_bytes={block.layer: storage.expert_bytes(block.layer, 0) for block in blocks},
-        shared_bytes=sum(tensors[name].num_bytes for name in storage.shared_names),
+        shared_bytes=storage.shared_bytes,
         shapes=shapes,
         biases=tuple(name for name in PROJECTIONS if f"{projections[name][0]}_bias" in names),
         router_width=_router_width(blocks),
+        weight_bytes=storage.model.dtype.itemsize,
     )
 
 

@@ -69,6 +69,13 @@ class Storage:
         ]
 
     @property
+    def shared_bytes(self) -> int:
+        """Bytes of everything but the routed experts, as the model is held."""
+        return sum(
+            self._held_bytes(name, self.checkpoint.tensors[name].num_bytes) for name in self.shared_names
+        )
+
+    @property
     def unused_names(self) -> list[str]:
         """Disk names of what the model does not use: towers of a model loaded as text, or what is over."""
         used = {name for entry in self._targets.values() for name in entry.names}
@@ -118,9 +125,18 @@ class Storage:
         return entry.names[0]
 
     def expert_bytes(self, layer: int, index: int) -> int:
-        """Return the bytes one expert takes on disk."""
+        """Return the bytes of one expert, as the model is held."""
         names = self.expert_names(layer, index).items()
-        return sum(locate(self.checkpoint.tensors[name], part)[1] for name, part in names)
+        return sum(
+            self._held_bytes(name, locate(self.checkpoint.tensors[name], part)[1]) for name, part in names
+        )
+
+    def _held_bytes(self, name: str, stored_bytes: int) -> int:
+        """Return what bytes of a disk tensor become in the model's dtype; only fractions are converted."""
+        stored = TORCH_DTYPES[self.checkpoint.tensors[name].dtype]
+        if not stored.is_floating_point:
+            return stored_bytes
+        return stored_bytes // stored.itemsize * self.model.dtype.itemsize
 
     def read_expert(self, layer: int, index: int) -> dict[str, torch.Tensor]:
         """Return one expert's parts of the stored tensors, by stored name; see `MoEBlock.view`.

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 from transformers import AutoTokenizer
@@ -45,7 +44,7 @@ class Evaluator:
     ) -> None:
         tokenizer = AutoTokenizer.from_pretrained(path)
         self._config, self._path, self._tuning = config, path, tuning
-        self._dtype = getattr(torch, config.model.dtype)
+        self._dtype = config.model.dtype
         self._heldout: Mapping[str, NDArray[np.int64]] = {
             name: pack(
                 tokenizer,

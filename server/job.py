@@ -98,7 +98,7 @@ def prepare(config: RunConfig, say: Callable[[str], None]) -> Job:
     if config.model.name == "demo":
         ensure_base_model(say)
     path = str(resolve_model_name(config.model.name))
-    layout, tuning = read_layout(path), tuning_from(config)
+    layout, tuning = read_layout(path, config.model.dtype), tuning_from(config)
     tokenizer = AutoTokenizer.from_pretrained(path)
     check_blocks(text, tokenizer, population, sequence_length=config.data.sequence_length)
     return Job(

@@ -87,16 +87,17 @@ class ModelSettings(Section):
         description='"demo" (made on this machine once and cached), an absolute folder, or a hub name.',
     )
     # CPUs train fastest in float32; choose bfloat16 on a GPU that has it.
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="Type the frozen weights are held in."
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description="Type the frozen weights are held in, which memory budgets count; auto = the file's own.",
     )
-    # Own sub-models of the demo after tuning, two experts kept of eight: 3.895 reroute, 3.893 restrict at
-    # twice the work, 4.033 renormalise, 4.059 mask; merged, reroute is the best (docs/LOG.md).
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto",
         description="Where models are held: auto = on CUDA where the process sees it (so far never tried on "
         "a real GPU), else on the CPU.",
     )
+    # Own sub-models of the demo after tuning, two experts kept of eight: 3.895 reroute, 3.893 restrict at
+    # twice the work, 4.033 renormalise, 4.059 mask; merged, reroute is the best (docs/LOG.md).
     absent: Literal["reroute", "restrict", "renormalise", "mask"] = Field(
         default="reroute",
         description="Choices of absent experts are dropped (mask), and the weights of the kept ones rescaled "

@@ -13,8 +13,6 @@ from server.observer import experts_per_layer
 from server.report import near_uniform_warning
 from server.summary import ClusterSummary, Cost, RunSummary, cost_of_messages
 
-PARAMETER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-
 
 def summarise(
     job: Job, outcome: Outcome, ledger: Ledger, evaluator: Evaluator, *, folder: str, began_wall_s: float
@@ -126,5 +124,5 @@ def _as_if(ledger: Ledger, parameters: int, bytes_per_parameter: int) -> Cost:
 
 
 def _model_size(job: Job) -> tuple[int, int]:
-    width = PARAMETER_BYTES[job.config.model.dtype]
+    width = job.layout.weight_bytes
     return job.layout.total_bytes // width, width

@@ -50,6 +50,9 @@ def test_the_laws_hold(half: Half, tmp_path: Path, dtype: torch.dtype) -> None:
     assert load_submodel(folder, {0: (1,)}).dtype == dtype
     wide = save_tiny(tmp_path / "wide", read_layout(folder).family)
     assert read_layout(folder).total_bytes * 2 == read_layout(wide).total_bytes
+    # What a device holds is counted in the type it holds, not in the file's.
+    assert read_layout(folder, "float32") == read_layout(wide)
+    assert read_layout(wide, dtype) == read_layout(folder)
     result = check(folder)
     assert result.is_merge_exact
     assert result.has_passed

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from moe.adapters import MergedModel
 from server.app import run
 from server.config import read_config
+from server.job import prepare
 from server.state import load_state, save_state
 from server.world import tuning_from
 from tests.fake_grid import FakeGrid
@@ -66,3 +67,11 @@ def test_a_state_that_tunes_other_arrays_is_refused(tiny_run: Settings, clients:
     with pytest.raises(ValueError, match=r"differ in \(0, 0, 'fc_in.lora_B'\); start a new run"):
         run(clients(settings), read_config(more))
     assert (folder / "events.jsonl").read_bytes() == log
+
+
+@pytest.mark.parametrize(("dtype", "weight_bytes"), [("auto", 4), ("bfloat16", 2)])
+def test_budgets_count_the_type_that_devices_hold(tiny_run: Settings, dtype: str, weight_bytes: int) -> None:
+    layout = prepare(read_config({**tiny_run, "model.dtype": dtype}), say=print).layout
+    whole = prepare(read_config(tiny_run), say=print).layout
+    assert layout.weight_bytes == weight_bytes
+    assert layout.total_bytes * 4 == whole.total_bytes * weight_bytes
