@@ -97,7 +97,7 @@ class ModelSettings(Section):
         "a real GPU), else on the CPU.",
     )
     # Own sub-models of the demo after tuning, two experts kept of eight: 3.895 reroute, 3.893 restrict at
-    # twice the work, 4.033 renormalise, 4.059 mask; merged, reroute is the best (docs/LOG.md).
+    # half as much time again, 4.033 renormalise, 4.059 mask; merged, reroute is the best (docs/LOG.md).
     absent: Literal["reroute", "restrict", "renormalise", "mask"] = Field(
         default="reroute",
         description="Choices of absent experts are dropped (mask), and the weights of the kept ones rescaled "
