@@ -63,6 +63,8 @@ start_engine() {
     need docker docker.io
     if docker info >/dev/null 2>&1; then say "using the Docker engine that runs already"; return; fi
     [ "$(id -u)" = 0 ] || fail "no Docker engine answers, and starting one needs root"
+    # Debian keeps dockerd where not everybody's PATH looks.
+    PATH="$PATH:/usr/sbin:/sbin"
     need dockerd docker.io
     say "starting a Docker engine"
     export DOCKER_HOST="unix://$work/docker.sock"
