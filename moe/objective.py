@@ -6,6 +6,7 @@ Shape letters: B blocks, T tokens of a block.
 from typing import Any, cast
 
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 
 def language_model_inputs(model: nn.Module, tokens_BT: Tensor) -> dict[str, Any]:
@@ -43,7 +44,13 @@ def language_model_inputs(model: nn.Module, tokens_BT: Tensor) -> dict[str, Any]
 
 def language_model_loss(model: nn.Module, tokens_BT: Tensor) -> Tensor:
     """Return the mean loss per predicted token, in nats; see `language_model_inputs`."""
-    return cast(Tensor, model(**language_model_inputs(model, tokens_BT)).loss)
+    inputs = language_model_inputs(model, tokens_BT)
+    output = model(**inputs)
+    if not is_encoder_decoder(model):
+        return cast(Tensor, output.loss)
+    # In float32, as transformers does for decoders; switch_transformers would give a loss of bfloat16,
+    # of which only two or three digits are right.
+    return cross_entropy(output.logits.flatten(0, 1).float(), inputs["labels"].flatten())
 
 
 def task_type(model: nn.Module) -> str:

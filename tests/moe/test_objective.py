@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSeq2SeqLM
 
-from benchmarks.tiny_models import tiny_config
+from benchmarks.tiny_models import save_tiny, tiny_config
 from moe.objective import language_model_inputs, language_model_loss
 from moe.submodel import load_full
 
@@ -29,6 +29,14 @@ def test_an_encoder_decoder_predicts_the_second_half_from_the_first(tokens: torc
     logits = model(input_ids=first, decoder_input_ids=given).logits
     expected = cross_entropy(logits.reshape(-1, logits.shape[-1]), second.reshape(-1))
     torch.testing.assert_close(language_model_loss(model, tokens), expected)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_vl_moe", "switch_transformers"])
+def test_the_loss_of_a_model_in_half_precision_is_a_float32(
+    tmp_path: Path, tokens: torch.Tensor, family: str
+) -> None:
+    model = load_full(save_tiny(tmp_path, family, dtype=torch.bfloat16))
+    assert language_model_loss(model, tokens).dtype == torch.float32
 
 
 def test_a_block_too_short_to_predict_anything_is_refused(tiny: Callable[[str], Path]) -> None:
