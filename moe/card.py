@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 from moe.experts import Tuning
+from moe.hub import hub_name
 from moe.layout import auto_class, layout_of
 from moe.storage import Storage
 
@@ -26,20 +27,23 @@ def adapter_card(storage: Storage, tuning: Tuning, about: Mapping[str, str]) -> 
     about : Mapping[str, str]
         Sections of the caller's: title -> Markdown.
     """
-    base = storage.checkpoint.config.get("_name_or_path") or storage.checkpoint.folder.name
+    folder = storage.checkpoint.folder
+    found = hub_name(folder)
+    base, commit = (found[0], f" at {found[1]}") if found else (folder.name, "")
     layout = layout_of(storage)
     # Of a model with towers, some classes build the text part alone: the adapter fits one class's names.
     auto = auto_class(storage.model.config).__name__
     versions = ", ".join(f"{name} {version(name)}" for name in ("transformers", "peft", "torch"))
     lines = [
         "---",
+        *([f"base_model: {base}"] if found else []),
         "library_name: peft",
         "tags: [mixture-of-experts, federated-learning, lora]",
         "---",
         "",
         f"# Experts of {base}, tuned by EMS-FL",
         "",
-        f"- base: {base} ({layout.family}, {len(layout.layers)} MoE layers, top-{layout.top_k})",
+        f"- base: {base}{commit} ({layout.family}, {len(layout.layers)} MoE layers, top-{layout.top_k})",
         f"- tuned: {_METHODS[tuning.method]}{_ROWS if tuning.router_rows else ''}, "
         f"rank {tuning.lora_rank}, alpha {tuning.lora_alpha:g}, "
         f"scale {tuning.scale:g}{' (rsLoRA, arXiv 2312.03732)' if tuning.lora_rslora else ''}",
@@ -49,7 +53,8 @@ def adapter_card(storage: Storage, tuning: Tuning, about: Mapping[str, str]) -> 
         "from peft import PeftModel",
         f"from transformers import {auto}",
         "",
-        f'model = PeftModel.from_pretrained({auto}.from_pretrained("<base>"), "<this folder>")',
+        f'base = {auto}.from_pretrained("{base if found else "<base>"}")',
+        'model = PeftModel.from_pretrained(base, "<this folder>")',
         "```",
     ]
     for title, text in about.items():

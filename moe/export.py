@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moe.checkpoint import merge_adapter
+from moe.hub import fetch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,10 +31,11 @@ def _base_of(adapter: Path) -> str:
     file = adapter / "adapter_config.json"
     if not file.is_file():
         raise ValueError(f"{adapter} has no adapter_config.json; give the folder of a run or of an adapter")
-    base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    config = json.loads(file.read_text(encoding="utf-8"))
+    base, commit = config.get("base_model_name_or_path"), config.get("revision")
     if not base:
         raise ValueError(f"{file} does not name its base; give it with --base")
-    return str(base)
+    return str(fetch(base, commit) if commit else base)
 
 
 if __name__ == "__main__":

@@ -25,16 +25,44 @@ def resolve_folder(path: str | Path) -> Path:
             f"model path {name!r} {what}; give the folder of a checkpoint with config.json and "
             "*.safetensors, or a hub name like 'organisation/model'"
         )
-    return _fetch(name)
+    return fetch(name)
+
+
+def hub_name(folder: Path) -> tuple[str, str] | None:
+    """Return the name and commit of a model in the hub's cache, ``None`` for any other folder.
+
+    The cache keeps it in ``models--ORGANISATION--NAME/snapshots/COMMIT``; a hub name never holds ``--``
+    (https://huggingface.co/docs/huggingface_hub/guides/manage-cache).
+    """
+    if len(folder.parts) < 3:
+        return None
+    *_, repository, kind, commit = folder.parts
+    if kind != "snapshots" or not repository.startswith("models--"):
+        return None
+    return "/".join(repository.split("--")[1:]), commit
 
 
 @lru_cache(maxsize=8)
-def _fetch(name: str) -> Path:
+def fetch(name: str, commit: str | None = None) -> Path:
+    """Return the folder in the hub's cache of a model, fetched if need be.
+
+    Parameters
+    ----------
+    name : str
+        ``organisation/model``.
+    commit : str or None
+        Which version; None is the newest.
+
+    Raises
+    ------
+    ValueError
+        If the hub does not give it.
+    """
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(name, revision=commit, allow_patterns=patterns))
     except Exception as error:
         # The hub client raises many unrelated types (HTTP, OS, its own); to the user they are one fault.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from moe.experts import ExpertArrays, ExpertId, ParameterKey, Tuning
 from moe.factors import PROJECTIONS, lora_factor
+from moe.hub import hub_name
 from moe.merge import Change
 from moe.objective import task_type
 from moe.places import PREFIX, adapter_targets, wrap
@@ -49,7 +50,9 @@ def adapter_config(storage: Storage, tuning: Tuning) -> LoraConfig:
         alpha_pattern=alphas,
         **targets,
     )
-    config.base_model_name_or_path = str(storage.checkpoint.folder)
+    folder = storage.checkpoint.folder
+    # By its name on the hub: a folder of this machine's cache says nothing to others.
+    config.base_model_name_or_path, config.revision = hub_name(folder) or (str(folder), None)
     config.inference_mode = True
     return config
 
