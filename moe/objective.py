@@ -5,6 +5,7 @@ Shape letters: B blocks, T tokens of a block.
 
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -46,10 +47,9 @@ def language_model_loss(model: nn.Module, tokens_BT: Tensor) -> Tensor:
     """Return the mean loss per predicted token, in nats; see `language_model_inputs`."""
     inputs = language_model_inputs(model, tokens_BT)
     output = model(**inputs)
-    if not is_encoder_decoder(model):
+    if output.loss.dtype == torch.float32 or not is_encoder_decoder(model):
         return cast(Tensor, output.loss)
-    # In float32, as transformers does for decoders; switch_transformers would give a loss of bfloat16,
-    # of which only two or three digits are right.
+    # switch_transformers makes its loss in the model's type: of bfloat16, two digits are right.
     return cross_entropy(output.logits.flatten(0, 1).float(), inputs["labels"].flatten())
 
 
