@@ -104,8 +104,8 @@ class Form:
         return None
 
     def route(self, output: Any) -> Routing:
-        """Return the routing that a router's output means."""
-        raise NotImplementedError
+        """Return the routing that a router's output means; asked only where the block is replaced."""
+        raise NotImplementedError(f"{type(self).__name__} must say what its router's output means")
 
     def finish(self, _block: Any, _flat_TH: Tensor, routed: Tensor, _routing: Routing) -> Any:
         """Return what the family's block returns.
