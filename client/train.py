@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from moe.half import half_products
@@ -80,27 +81,19 @@ def train(model: nn.Module, blocks_NT: NDArray[np.int64], spec: TrainSpec, seed:
     Raises
     ------
     ValueError
-        If the loss stops being finite; says at which step. If the model cannot checkpoint its layers.
+        If the loss stops being finite, or in float16 the gradient; says at which step. If the model
+        cannot checkpoint its layers.
     """
     torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
     set_training_modes(model, gradient_checkpointing=spec.gradient_checkpointing)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = _optimizer(parameters, spec)
+    optimizer, scaler = _optimizer(parameters, spec), _loss_scaler(model)
     batches = _batches(len(blocks_NT), spec.batch_size, np.random.default_rng(seed))
     began_s, losses, seen = time.monotonic(), list[float](), set[int]()
     while len(losses) < spec.steps:
         rows = next(batches)
         tokens_BT = _tokens(blocks_NT[rows], model)
-        optimizer.zero_grad()
-        loss = _backward(model, tokens_BT, spec.micro_batches)
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"the training loss became {loss} at local step {len(losses) + 1}; "
-                f"lower train.learning-rate (now {spec.learning_rate})"
-            )
-        nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm)
-        optimizer.step()
-        losses.append(loss)
+        losses.append(_step(model, tokens_BT, spec, optimizer, scaler, f"local step {len(losses) + 1}"))
         seen.update(int(row) for row in rows)
         if time.monotonic() - began_s >= spec.wall_budget_s:
             break
@@ -119,14 +112,59 @@ def mean_loss(model: nn.Module, blocks_NT: NDArray[np.int64], batch_size: int) -
     return total / len(blocks_NT)
 
 
-def _backward(model: nn.Module, tokens_BT: Tensor, num_parts: int) -> float:
-    """Add up the gradient of the mean loss of a batch, part by part, and return that loss."""
+def _loss_scaler(model: nn.Module) -> GradScaler:
+    """Return what keeps small gradients in float16's range; it does nothing for a model in other types."""
+    parameters = list(model.parameters())
+    is_half = any(parameter.dtype == torch.float16 for parameter in parameters)
+    return GradScaler(parameters[0].device.type, enabled=is_half)
+
+
+def _step(
+    model: nn.Module,
+    tokens_BT: Tensor,
+    spec: TrainSpec,
+    optimizer: torch.optim.Optimizer,
+    scaler: GradScaler,
+    where: str,
+) -> float:
+    """Take one step of the optimiser on a batch, and return the loss it began with.
+
+    A scaled gradient that overflows is no step: the scaler changes nothing but its scale, which it halves,
+    and the same batch is tried again. So a step counted is a step taken, on every block in its turn.
+    """
+    while True:
+        optimizer.zero_grad()
+        loss = _backward(model, tokens_BT, spec.micro_batches, scaler)
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the training loss became {loss} at {where}; "
+                f"lower train.learning-rate (now {spec.learning_rate})"
+                + (', or set model.dtype to "bfloat16"' if scaler.is_enabled() else "")
+            )
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], spec.max_grad_norm)
+        scale = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        # The documented way to ask whether the step was skipped.
+        if scaler.get_scale() >= scale:
+            return loss
+        if scaler.get_scale() < 1:
+            raise ValueError(
+                f"the gradient of the training loss ({loss}) at {where} is not finite in float16, scaled or "
+                'not; set model.dtype to "bfloat16" or "float32", or lower train.learning-rate '
+                f"(now {spec.learning_rate})"
+            )
+
+
+def _backward(model: nn.Module, tokens_BT: Tensor, num_parts: int, scaler: GradScaler) -> float:
+    """Add up the scaled gradient of the mean loss of a batch, part by part, and return that loss."""
     total = 0.0
     for part_BT in tokens_BT.tensor_split(min(num_parts, len(tokens_BT))):
         # All blocks predict as many tokens: a part's share of the blocks is its share of the mean.
         with half_products(model):
             loss = language_model_loss(model, part_BT) * (len(part_BT) / len(tokens_BT))
-            loss.backward()
+            scaler.scale(loss).backward()
         total += loss.item()
     return total
 
