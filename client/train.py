@@ -87,7 +87,7 @@ def train(model: nn.Module, blocks_NT: NDArray[np.int64], spec: TrainSpec, seed:
     torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
     set_training_modes(model, gradient_checkpointing=spec.gradient_checkpointing)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer, scaler = _optimizer(parameters, spec), _loss_scaler(model)
+    optimizer, scaler = make_optimizer(parameters, spec), _loss_scaler(model)
     batches = _batches(len(blocks_NT), spec.batch_size, np.random.default_rng(seed))
     began_s, losses, seen = time.monotonic(), list[float](), set[int]()
     while len(losses) < spec.steps:
@@ -185,7 +185,8 @@ def _batches(num_blocks: int, batch_size: int, rng: np.random.Generator) -> Iter
         yield batch
 
 
-def _optimizer(parameters: list[nn.Parameter], spec: TrainSpec) -> torch.optim.Optimizer:
+def make_optimizer(parameters: list[nn.Parameter], spec: TrainSpec) -> torch.optim.Optimizer:
+    """Return the optimiser of a visit; `moe.budget` counts what its state holds."""
     if spec.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
     return torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)

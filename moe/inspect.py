@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from moe.blocks import TESTED_FAMILIES, MoEBlock
-from moe.experts import ExpertLayout
+from moe.budget import tuned_expert_bytes
+from moe.experts import ExpertLayout, Tuning
 from moe.layout import layout_of, open_storage
 from moe.places import has_adapter
 from moe.selftest import check
@@ -45,7 +46,10 @@ def describe(storage: Storage) -> str:
     ]
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}" for name, value in rows]
-    return "\n".join([*lines, "", "a device that keeps, in every layer, holds", *_holdings(layout)])
+    tuning = Tuning() if has_adapter(storage) else Tuning(method="full")
+    told = f"LoRA of rank {tuning.lora_rank}" if has_adapter(storage) else "in full"
+    held = f"a device that keeps, in every layer, holds (and while it tunes them, {told} with AdamW)"
+    return "\n".join([*lines, "", held, *_holdings(layout, tuning)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if result.has_passed else 1
 
 
-def _holdings(layout: ExpertLayout) -> list[str]:
+def _holdings(layout: ExpertLayout, tuning: Tuning) -> list[str]:
+    one_of_each = sum(tuned_expert_bytes(layout, tuning, "adamw").values())
     smallest = min(layout.num_experts.values())
     counts = sorted({1, 2, 4, smallest // 4, smallest // 2, smallest} - {0})
     lines = []
@@ -80,6 +85,7 @@ def _holdings(layout: ExpertLayout) -> list[str]:
         held = layout.shared_bytes + sum(count * layout.expert_bytes[layer] for layer in layout.layers)
         lines.append(
             f"  {count:>4} experts  {_bytes(held):>9}  {held / layout.total_bytes:>4.0%} of the whole"
+            f"  ({_bytes(layout.shared_bytes + count * one_of_each)})"
         )
     return lines
 

@@ -55,25 +55,31 @@ class Storage:
             for index in range(1 if block.is_stacked else block.num_experts)
         }
         wanted = model.state_dict()
+        self._dtypes = {name: tensor.dtype for name, tensor in wanted.items()}
         self._reader = LoneExpert(model, {target: wanted[target].shape for target in self._expert_targets})
         self._raise_faults(self._missing() or self._misshapen())
 
     @property
     def shared_names(self) -> list[str]:
         """Disk names of everything the model uses that is not a routed expert."""
-        return [
-            name
-            for target, entry in self._targets.items()
-            if target not in self._expert_targets
-            for name in entry.names
-        ]
+        return [name for _, name in self._shared()]
 
     @property
     def shared_bytes(self) -> int:
         """Bytes of everything but the routed experts, as the model is held."""
         return sum(
-            self._held_bytes(name, self.checkpoint.tensors[name].num_bytes) for name in self.shared_names
+            self._held_bytes(name, self.checkpoint.tensors[name].num_bytes, self._held_dtype(target))
+            for target, name in self._shared()
         )
+
+    def _shared(self) -> list[tuple[str, str]]:
+        """Return model tensor and disk name of everything the model uses that is not a routed expert."""
+        return [
+            (target, name)
+            for target, entry in self._targets.items()
+            if target not in self._expert_targets
+            for name in entry.names
+        ]
 
     @property
     def unused_names(self) -> list[str]:
@@ -128,15 +134,24 @@ class Storage:
         """Return the bytes of one expert, as the model is held."""
         names = self.expert_names(layer, index).items()
         return sum(
-            self._held_bytes(name, locate(self.checkpoint.tensors[name], part)[1]) for name, part in names
+            self._held_bytes(name, locate(self.checkpoint.tensors[name], part)[1], self.model.dtype)
+            for name, part in names
         )
 
-    def _held_bytes(self, name: str, stored_bytes: int) -> int:
-        """Return what bytes of a disk tensor become in the model's dtype; only fractions are converted."""
+    def _held_bytes(self, name: str, stored_bytes: int, held: torch.dtype) -> int:
+        """Return what bytes of a disk tensor become in a dtype; only fractions are converted."""
         stored = TORCH_DTYPES[self.checkpoint.tensors[name].dtype]
         if not stored.is_floating_point:
             return stored_bytes
-        return stored_bytes // stored.itemsize * self.model.dtype.itemsize
+        return stored_bytes // stored.itemsize * held.itemsize
+
+    def _held_dtype(self, target: str) -> torch.dtype:
+        """Return the type a shared tensor is held in: families keep some in float32, as loading does."""
+        for pattern, dtype in self.model._get_dtype_plan(self.model.dtype).items():
+            if re.search(pattern.replace("*", ".*"), target):
+                return cast(torch.dtype, dtype)
+        wanted = self._dtypes.get(target, self.model.dtype)
+        return wanted if wanted.is_floating_point else self.model.dtype
 
     def read_expert(self, layer: int, index: int) -> dict[str, torch.Tensor]:
         """Return one expert's parts of the stored tensors, by stored name; see `MoEBlock.view`.

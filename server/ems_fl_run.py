@@ -10,6 +10,7 @@ import numpy as np
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 
+from moe.budget import tuned_expert_bytes
 from moe.experts import ExpertArrays
 from moe.factors import label
 from server.job import Job, adapter_bytes_per_expert
@@ -131,6 +132,7 @@ def settings_from(job: Job) -> EmsFlSettings:
         fingerprint=job.fingerprint,
         clusters=job.clusters,
         max_experts=_expert_limit(job),
+        one_of_each_bytes=_one_of_each_bytes(job),
         assign_method=config.assign.method,
         discount=discount_from_name(
             config.merge.discount, a=config.merge.discount_a, b=config.merge.discount_b
@@ -148,17 +150,27 @@ def settings_from(job: Job) -> EmsFlSettings:
 
 
 def _expert_limit(job: Job) -> Callable[[str, int], int]:
-    """Return how many experts of a layer a cluster can hold, send and may have."""
+    """Return how many experts of a layer a cluster can tune, send and may have."""
     adapter_bytes = adapter_bytes_per_expert(job) if job.config.assign.link_budget and job.plan else 0
     most = job.config.assign.experts_per_layer
+    one_of_each_bytes = _one_of_each_bytes(job)
 
     def limit(cluster: str, memory_bytes: int) -> int:
         fit = experts_that_fit(
-            job.layout, memory_bytes, adapter_bytes=adapter_bytes, window_bytes=_window_bytes(job, cluster)
+            job.layout,
+            memory_bytes,
+            one_of_each_bytes=one_of_each_bytes,
+            adapter_bytes=adapter_bytes,
+            window_bytes=_window_bytes(job, cluster),
         )
         return min(fit, most) if most else fit
 
     return limit
+
+
+def _one_of_each_bytes(job: Job) -> int:
+    """Return what one expert of every layer holds on a device while it is tuned."""
+    return sum(tuned_expert_bytes(job.layout, job.tuning, job.config.train.optimizer).values())
 
 
 def _window_bytes(job: Job, cluster: str) -> float:

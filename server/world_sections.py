@@ -199,7 +199,11 @@ class PopulationSettings(Section):
         default=0.5, ge=0, le=4, description="Standard deviation of log(data size) over devices."
     )
     memory_mb: float = Field(
-        default=64.0, gt=0, le=1e9, description="Megabytes (10^6 bytes) a device holds a model in."
+        default=64.0,
+        gt=0,
+        le=1e9,
+        description="Megabytes (10^6 bytes) a device tunes in: weights, and for what is tuned gradients and "
+        "optimiser state too; activations, which grow with the batch, are not counted.",
     )
 
     _absolute = field_validator("sites")(require_absolute)

@@ -1,5 +1,6 @@
 """What may be varied in EMS-FL, and the checks at its door."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +23,8 @@ class EmsFlSettings:
         Every cluster that may take part; a node of another one is refused.
     max_experts : callable
         ``(cluster, memory_bytes) -> experts`` that a layer may give the cluster.
+    one_of_each_bytes : int
+        What one expert of every layer holds on a device while it is tuned; see `moe.budget`.
     assign_method : str
         ``optimal``, ``random`` or ``all``; see :func:`strategy.assignment.assign_experts`.
     discount : Discount
@@ -50,6 +53,7 @@ class EmsFlSettings:
     fingerprint: str
     clusters: Sequence[str]
     max_experts: Callable[[str, int], int]
+    one_of_each_bytes: int
     assign_method: str = "optimal"
     discount: Discount = field(default_factory=polynomial)
     server_learning_rate: float = 1.0
@@ -87,23 +91,36 @@ class EmsFlSettings:
         if [len(layer) for layer in profile.mass] != expected:
             raise ValueError(f"its routing statistics do not cover the model's experts {expected}")
         if self.max_experts(profile.cluster, profile.memory_bytes) < 1:
+            shared_bytes, expert_bytes = self.layout.shared_bytes, self.one_of_each_bytes
+            # In whole kilobytes, up: the number that is told must be enough.
+            least_mb = math.ceil((shared_bytes + expert_bytes) / 1000) / 1000
             raise ValueError(
-                f"its memory of {profile.memory_bytes} bytes does not hold the shared part and one "
-                f"expert per layer of {self.layout.family} ({self.layout.shared_bytes} bytes shared)"
+                f"its memory of {profile.memory_bytes} bytes does not hold the shared part and one expert "
+                f"per layer of {self.layout.family} while it is tuned: {shared_bytes} bytes shared, and "
+                f"{expert_bytes} of expert weights, gradients and optimiser state; raise "
+                f"population.memory-mb to {least_mb} or more, or choose a smaller train.lora-rank, "
+                "model.dtype or model"
             )
 
 
 def experts_that_fit(
-    layout: ExpertLayout, memory_bytes: int, *, adapter_bytes: int = 0, window_bytes: float = 0.0
+    layout: ExpertLayout,
+    memory_bytes: int,
+    *,
+    one_of_each_bytes: int,
+    adapter_bytes: int = 0,
+    window_bytes: float = 0.0,
 ) -> int:
-    """Return how many experts of every layer a device can hold and send.
+    """Return how many experts of every layer a device can tune and send.
 
     Parameters
     ----------
     layout : ExpertLayout
         Of the base.
     memory_bytes : int
-        For the weights of the sub-model.
+        For the sub-model while it is tuned, activations left out.
+    one_of_each_bytes : int
+        Of it, for one expert in every layer, > 0.
     adapter_bytes : int
         Upload of one expert in every layer; 0: no limit from the link.
     window_bytes : float
@@ -115,10 +132,8 @@ def experts_that_fit(
         At least 0 and at most the experts of the smallest layer. The link never takes the last
         expert away: an update may take several windows.
     """
-    one_of_each = sum(layout.expert_bytes[layer] for layer in layout.layers)
     fit = min(layout.num_experts.values())
-    if one_of_each:
-        fit = min(fit, max(0, memory_bytes - layout.shared_bytes) // one_of_each)
+    fit = min(fit, max(0, memory_bytes - layout.shared_bytes) // one_of_each_bytes)
     if adapter_bytes > 0:
         fit = min(fit, max(1, int(window_bytes // adapter_bytes)))
     return int(fit)

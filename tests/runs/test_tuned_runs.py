@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from moe.adapters import MergedModel
 from server.app import run
 from server.config import read_config
+from server.ems_fl_run import settings_from
 from server.job import prepare
 from server.state import load_state, save_state
 from server.world import tuning_from
@@ -75,3 +76,26 @@ def test_budgets_count_the_type_that_devices_hold(tiny_run: Settings, dtype: str
     whole = prepare(read_config(tiny_run), say=print).layout
     assert layout.weight_bytes == weight_bytes
     assert layout.total_bytes * 4 == whole.total_bytes * weight_bytes
+
+
+@pytest.mark.parametrize(
+    ("options", "tuned_bytes"),
+    [
+        # An expert is 16 -> 48 and 24 -> 16, in 2 layers: 4608 bytes each. Of rank 2: B is 96 + 32 numbers,
+        # A 32 + 48. An array that is tuned is there with a gradient, and with AdamW two moments.
+        ({}, 2 * (4608 + 4 * (4 * 128 + 80))),
+        ({"train.optimizer": "sgd"}, 2 * (4608 + 4 * (2 * 128 + 80))),
+        ({"train.method": "lora", "train.router-rows": True}, 2 * (4608 + 4 * 4 * (128 + 80 + 16))),
+        ({"train.method": "full", "model.dtype": "bfloat16"}, 2 * 4 * 4608),
+    ],
+    ids=["ffa", "sgd", "lora-rows", "full-bfloat16"],
+)
+def test_a_device_is_given_what_it_can_hold_while_it_tunes(
+    tiny_run: Settings, options: Settings, tuned_bytes: int
+) -> None:
+    job = prepare(read_config({**tiny_run, "assign.link-budget": False, **options}), say=print)
+    settings = settings_from(job)
+    assert settings.one_of_each_bytes == tuned_bytes
+    two = job.layout.shared_bytes + 2 * tuned_bytes
+    limits = [settings.max_experts(job.clusters[0], memory) for memory in (two - 1, two, 10**9)]
+    assert limits == [1, 2, 4]

@@ -96,6 +96,7 @@ def settings(clusters: tuple[str, ...], **changes: Any) -> EmsFlSettings:
         "layout": layout(),
         "fingerprint": FINGERPRINT,
         "clusters": clusters,
+        "one_of_each_bytes": 200,
         "max_experts": lambda _, memory_bytes: (memory_bytes - 1000) // 200,
     }
     return EmsFlSettings(**{**values, **changes})
