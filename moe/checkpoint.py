@@ -1,17 +1,16 @@
 """Take home: one PEFT adapter of the whole model, or a merged checkpoint; and tell bases apart.
 
-Everything is written to a folder beside the target and renamed at the end, so that nothing
-half-written is ever found.
+Everything is written to a folder beside the target and renamed at the end (`moe.writing`), so that
+nothing half-written is ever found.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 import torch
@@ -30,6 +29,7 @@ from moe.router_rows import changed_rows, row_changes
 from moe.shards import TORCH_DTYPES, Part, TensorSpec, locate, open_checkpoint
 from moe.storage import Storage
 from moe.submodel import load_full
+from moe.writing import new_folder
 
 _ORIGIN_FILE = "ems_fl.json"
 # For the fingerprint: enough places of every tensor to notice any training, few enough in all for
@@ -45,6 +45,7 @@ def export_adapter(
     out_dir: str | Path,
     *,
     about: Mapping[str, str] | None = None,
+    replace: bool = False,
 ) -> Path:
     """Write one PEFT LoRA adapter of the full model that holds every tuned expert.
 
@@ -59,9 +60,11 @@ def export_adapter(
     tuning : Tuning
         Must be ``ffa`` or ``lora``.
     out_dir : str or Path
-        Folder to make; it must not exist, or be empty.
+        Folder to make; it must not exist, or be empty, unless it is to be replaced.
     about : Mapping[str, str], optional
         What the model card says of the run besides base, tuning and versions: title -> text.
+    replace : bool
+        Whether an earlier export is replaced, once this one is whole.
 
     Returns
     -------
@@ -72,6 +75,8 @@ def export_adapter(
     ------
     ValueError
         If arrays do not fit the model, the tuning has no adapter, or ``out_dir`` is in use.
+    OSError
+        If the disk has no room; what was there before is as it was. As `moe.writing.new_folder`.
     """
     if tuning.method == "full":
         raise ValueError(
@@ -81,7 +86,8 @@ def export_adapter(
     check_arrays(arrays, layout_of(storage), tuning)
     config = adapter_config(storage, tuning)
     packed = pack(storage, config, arrays, tuning)
-    with _new_folder(out_dir) as folder:
+    num_bytes = sum(tensor.nbytes for tensor in packed.values())
+    with new_folder(out_dir, what="the adapter", num_bytes=num_bytes, replace=replace) as folder:
         save_file(packed, folder / ADAPTER_FILE, metadata={"format": "pt"})
         config.save_pretrained(str(folder))
         origin = {"base_fingerprint": fingerprint(path), "tuning": asdict(tuning)}
@@ -119,7 +125,14 @@ def load_adapter(path: str | Path, adapter: str | Path, *, dtype: torch.dtype | 
     return model
 
 
-def export_merged(path: str | Path, arrays: ExpertArrays, tuning: Tuning, out_dir: str | Path) -> Path:
+def export_merged(
+    path: str | Path,
+    arrays: ExpertArrays,
+    tuning: Tuning,
+    out_dir: str | Path,
+    *,
+    replace: bool = False,
+) -> Path:
     """Write a checkpoint with the arrays merged in, in the base's own format and dtype.
 
     Files are copied, then the bytes of each tuned expert are replaced where they lie: the model is
@@ -127,18 +140,20 @@ def export_merged(path: str | Path, arrays: ExpertArrays, tuning: Tuning, out_di
 
     Parameters
     ----------
-    path, arrays, tuning, out_dir
+    path, arrays, tuning, out_dir, replace
         As `export_adapter`; any tuning.
 
     Raises
     ------
     ValueError
         If arrays do not fit the model, or ``out_dir`` is in use.
+    OSError
+        As `export_adapter`.
     """
     storage = open_storage(path)
     check_arrays(arrays, layout_of(storage), tuning)
     rows = list(changed_rows(storage, row_changes(storage, arrays)))
-    return _write_merged(storage, merged_experts(storage, arrays, tuning), rows, out_dir)
+    return _write_merged(storage, merged_experts(storage, arrays, tuning), rows, out_dir, replace)
 
 
 def merge_adapter(path: str | Path, adapter: str | Path, out_dir: str | Path) -> Path:
@@ -148,6 +163,8 @@ def merge_adapter(path: str | Path, adapter: str | Path, out_dir: str | Path) ->
     ------
     ValueError
         If the adapter was exported from another base, or does not fit this one, or ``out_dir`` is in use.
+    OSError
+        As `export_adapter`.
     """
     storage = open_storage(path)
     origin = _origin(Path(adapter))
@@ -200,13 +217,15 @@ def _write_merged(
     experts: Iterable[tuple[ExpertId, dict[str, Tensor]]],
     rows: Iterable[tuple[str, Part, Tensor]],
     out_dir: str | Path,
+    replace: bool = False,
 ) -> Path:
     """Copy a checkpoint and put these experts, and rows of tensors, in the place of its own."""
     base = storage.checkpoint
-    with _new_folder(out_dir) as folder:
-        for file in sorted(base.folder.iterdir()):
-            if file.is_file():
-                shutil.copyfile(file, folder / file.name)
+    files = sorted(file for file in base.folder.iterdir() if file.is_file())
+    num_bytes = sum(file.stat().st_size for file in files)
+    with new_folder(out_dir, what="the merged checkpoint", num_bytes=num_bytes, replace=replace) as folder:
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
         for expert, fused in experts:
             parts = storage.expert_names(expert.layer, expert.index)
             for name, value in storage.to_disk(expert.layer, expert.index, fused).items():
@@ -233,21 +252,3 @@ def _patch(folder: Path, spec: TensorSpec, part: Part | None, value: Tensor) -> 
     with (folder / spec.file.name).open("r+b") as stream:
         stream.seek(start)
         stream.write(raw)
-
-
-@contextmanager
-def _new_folder(out_dir: str | Path) -> Iterator[Path]:
-    """Give a folder that becomes ``out_dir`` if all goes well, and vanishes if not."""
-    target = Path(out_dir)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} exists and is not an empty folder; name another, or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        yield folder
-        folder.chmod(0o755)
-        if target.exists():
-            target.rmdir()
-        folder.rename(target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

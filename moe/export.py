@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     adapter = options.run / "adapter" if (options.run / "adapter").is_dir() else options.run
     try:
         out = merge_adapter(options.base or _base_of(adapter), adapter, options.merged)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"moe.export: {error}", file=sys.stderr)
         return 1
     print(f"merged checkpoint: {out}")

@@ -3,8 +3,9 @@
 The algorithm is in ``strategy/ems_fl.py``, what it stands on in ``server/job.py``.
 """
 
-import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,8 +23,9 @@ from server.job import Job, prepare
 from server.ledger import Ledger
 from server.observer import Observer, nodes_by_cluster
 from server.report import render_summary
-from server.run_folder import name_run_folder
+from server.run_folder import RESUME_FILE, name_run_folder
 from server.runlog import EVENTS_FILE, RunLog
+from server.state import STATE_FILE
 from server.summarise import model_card, summarise
 from server.summary import RunSummary, write_summary
 
@@ -38,6 +40,9 @@ def main(grid: Grid, context: Context) -> None:
     except ValueError as refusal:
         print(f"\nThe run was refused: {refusal}\n", flush=True)
         raise
+    except OSError as failure:
+        print(f"\nThe run stopped: {failure}\n", flush=True)
+        raise
 
 
 def run(grid: Grid, config: RunConfig) -> Path:
@@ -49,6 +54,8 @@ def run(grid: Grid, config: RunConfig) -> Path:
         If something the user gave cannot be used; nothing has been written then.
     RuntimeError
         If the run ended without a single merge: nothing was learned.
+    OSError
+        If the disk failed, most often because it is full; says how to go on.
     """
     began_wall_s = time.monotonic()
     # One thread, as on the devices: the same numbers on any number of cores, and no two pools of
@@ -59,7 +66,7 @@ def run(grid: Grid, config: RunConfig) -> Path:
     if saved is not None:
         saved.check(job)
     evaluator = Evaluator(config, job.path, job.tuning, job.text, job.clusters)
-    with _open_log(config, saved) as log:
+    with _open_log(config, saved) as log, _saying_how_to_go_on(log.folder):
         log.say(f"run folder: {log.folder}")
         observer = Observer(job, log, evaluator)
         if config.strategy == "fedavg":
@@ -89,24 +96,33 @@ def _open_log(config: RunConfig, saved: Saved | None) -> RunLog:
     return RunLog.resume(folder, config, offset=saved.extra["log_offset"], merges=saved.strategy.merges)
 
 
-def _replaced(target: Path) -> Path:
-    """Make room for an export: a run that ended and went on replaces what it took home before."""
-    if target.exists():
-        shutil.rmtree(target)
-    return target
+@contextmanager
+def _saying_how_to_go_on(folder: Path) -> Iterator[None]:
+    """Add to an error of the disk what is left of the run, and how to continue it."""
+    try:
+        yield
+    except OSError as error:
+        way_on = "has saved no state yet; put that right, or set run.dir to another disk, and start again"
+        if (folder / STATE_FILE).is_file():
+            way_on = (
+                "is saved up to its last state; put that right and go on with: flwr run . --stream "
+                f"--run-config {folder / RESUME_FILE} (or move the folder to another disk, "
+                "and set run.resume to its new place)"
+            )
+        raise OSError(f"{error}. The run in {folder} {way_on}") from error
 
 
 def _export(job: Job, outcome: Outcome, folder: Path, summary: RunSummary) -> None:
     is_adapter = job.tuning.method != "full" and has_adapter(open_storage(job.path))
     if is_adapter:
         about = model_card(job.config, summary)
-        export_adapter(job.path, outcome.values, job.tuning, _replaced(folder / "adapter"), about=about)
+        export_adapter(job.path, outcome.values, job.tuning, folder / "adapter", about=about, replace=True)
     # Full tuning, and a family that PEFT cannot adapt, have no adapter to take home: their merged
     # checkpoint is not a matter of choice.
     if job.tuning.method != "full" and not is_adapter:
         _say("PEFT cannot adapt the experts of this family: taken home as a merged checkpoint")
     if job.config.run.export_merged or not is_adapter:
-        export_merged(job.path, outcome.values, job.tuning, _replaced(folder / "merged"))
+        export_merged(job.path, outcome.values, job.tuning, folder / "merged", replace=True)
 
 
 def _say(text: str) -> None:

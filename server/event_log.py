@@ -5,8 +5,11 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from moe.writing import not_written
 
 
 class EventLog:
@@ -56,13 +59,18 @@ class EventLog:
         ------
         ValueError
             If a number is NaN or infinite, a value is not JSON, or a key speaks of the wall clock.
+        OSError
+            If the disk has no room. Half a line may be left: `truncate` cuts it off when the run goes on.
         """
         faults = list(_faults(record, ""))
         if faults:
             raise ValueError(f"the event {record!r} cannot be logged: " + "; ".join(faults))
         line = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
+        try:
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise not_written("the event log", self.path, len(line), error) from error
 
     def truncate(self, offset: int) -> None:
         """Cut the log back to ``offset`` bytes, the end of a line.
@@ -90,12 +98,17 @@ class EventLog:
 
     def sync(self) -> None:
         """Force the log to the disk; call it before a state that remembers `offset` is saved."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise not_written("the event log", self.path, self.offset, error) from error
 
     def close(self) -> None:
         """Close the file and let go of it; closing twice does nothing."""
-        self._file.close()
+        # What could not be written was said when it was appended; saying it again would hide that.
+        with suppress(OSError):
+            self._file.close()
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import tempfile
 import tomllib
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from flwr.common.config import flatten_dict
 
+from moe.writing import not_written
 from server.config import RunConfig, flat_config, read_config
 from server.config_text import toml_text
 
@@ -67,13 +69,16 @@ def create_run_folder(folder: Path, config: RunConfig) -> None:
             f"a new run needs a folder of its own: {folder} is not empty; choose another run.dir or "
             "run.name, or set run.resume to this folder to continue the run in it"
         )
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_settings(folder, config)
     except OSError as error:
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
         raise ValueError(
-            f"the run folder {folder} cannot be written ({error.strerror}); set run.dir to an absolute path "
-            "of a folder that this user may write to, on a disk with space"
+            f"the run folder {folder} cannot be written ({error.strerror or error.__cause__}); set run.dir "
+            "to an absolute path of a folder that this user may write to, on a disk with space"
         ) from error
 
 
@@ -135,18 +140,27 @@ def check_resumable(folder: Path, config: RunConfig) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a power cut, finds the old one or the new one whole."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a text file so that a reader, or a power cut, finds the old one or the new one whole.
+
+    Raises
+    ------
+    OSError
+        If the disk has no room; the old file is as it was.
+    """
+    content = text.encode()
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    except OSError as error:
+        raise not_written(path.name, path, len(content), error) from error
 
 
 def _versions() -> dict[str, str]:

@@ -9,11 +9,12 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from moe.writing import not_written
 from server.config import RunConfig
 from server.event_log import EventLog
 from server.run_folder import check_resumable, create_run_folder, write_settings
@@ -111,7 +112,8 @@ class RunLog:
         """Force events and curves to the disk; call it before a state that remembers `offset` is saved."""
         self._events.sync()
         if self._writer is not None:
-            self._writer.flush()
+            with _written("the curves", self.folder / CURVES_FOLDER):
+                self._writer.flush()
 
     # -- curves ---------------------------------------------------------------------------------------
 
@@ -141,8 +143,10 @@ class RunLog:
             # Imports torch, which takes seconds: only a run that draws curves pays for it.
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self.folder / CURVES_FOLDER), purge_step=self._purge_step)
-        self._writer.add_scalar(tag, value, merges, walltime=time_s)
+            with _written("the curves", self.folder / CURVES_FOLDER):
+                self._writer = SummaryWriter(str(self.folder / CURVES_FOLDER), purge_step=self._purge_step)
+        with _written("the curves", self.folder / CURVES_FOLDER):
+            self._writer.add_scalar(tag, value, merges, walltime=time_s)
 
     # -- the screen and the wall clock ----------------------------------------------------------------
 
@@ -161,7 +165,7 @@ class RunLog:
 
     @contextmanager
     def doing(self, text: str) -> Iterator[None]:
-        """Say in the heartbeat what a block does, and write how many wall seconds it took."""
+        """Say in the heartbeat what a block does, and write how many wall seconds it took if it succeeds."""
         before = self._activity, self._activity_since_s
         start_s = time.monotonic()
         self._activity, self._activity_since_s = text, start_s
@@ -169,12 +173,13 @@ class RunLog:
             yield
         finally:
             self._activity, self._activity_since_s = before
-            self.timing(text, time.monotonic() - start_s)
+        self.timing(text, time.monotonic() - start_s)
 
     def timing(self, what: str, wall_s: float) -> None:
         """Append one wall-clock time to ``timings.jsonl``."""
-        self._timings.write(json.dumps({"wall_s": round(wall_s, 3), "what": what}) + "\n")
-        self._timings.flush()
+        with _written("the timings", self.folder / TIMINGS_FILE):
+            self._timings.write(json.dumps({"wall_s": round(wall_s, 3), "what": what}) + "\n")
+            self._timings.flush()
 
     def _beat(self) -> None:
         while not self._closing.wait(min(self._heartbeat_s / 10, LOOK_EVERY_S)):
@@ -188,10 +193,13 @@ class RunLog:
         """End the heartbeat and close every file; closing twice does nothing."""
         self._closing.set()
         self._heart.join()
-        if self._writer is not None:
-            self._writer.close()
         self._events.close()
-        self._timings.close()
+        # As in `EventLog.close`: what a full disk refused was said when it was written.
+        with suppress(OSError):
+            self._timings.close()
+        if self._writer is not None:
+            with suppress(OSError):
+                self._writer.close()
 
     def __enter__(self) -> Self:
         return self
@@ -200,6 +208,15 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextmanager
+def _written(what: str, path: Path) -> Iterator[None]:
+    """Say of a line that the disk refuses what it belongs to."""
+    try:
+        yield
+    except OSError as error:
+        raise not_written(what, path, 0, error) from error
 
 
 def day_clock(time_s: float) -> str:

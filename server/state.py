@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from moe.experts import ExpertArrays, ExpertId, ParameterKey
+from moe.writing import writing
 from strategy.assignment import Assignment
 from strategy.messages import ExpertUpdate, Profile
 from strategy.state import Arrival, EmsFlState, Flight
@@ -40,15 +41,27 @@ def save_state(
         Snapshot of the simulated grid (JSON values and bytes), or empty.
     extra : Mapping
         What else must survive (JSON values), such as the length of the event log.
+
+    Raises
+    ------
+    OSError
+        If the disk has no room; the state saved before is as it was.
     """
     arrays: list[NDArray[Any]] = []
     tree = {"format": FORMAT, "strategy": _pack_strategy(strategy), "sky": sky, "extra": extra}
     text = json.dumps(_without_arrays(tree, arrays))
+    num_bytes = len(text) + sum(array.nbytes for array in arrays)
     unfinished = folder / f"{STATE_FILE}.tmp"
-    save_file({str(at): array for at, array in enumerate(arrays)}, unfinished, metadata={"tree": text})
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-    unfinished.replace(folder / STATE_FILE)
+    with writing("the state of the run", folder / STATE_FILE, num_bytes):
+        try:
+            save_file(
+                {str(at): array for at, array in enumerate(arrays)}, unfinished, metadata={"tree": text}
+            )
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            unfinished.replace(folder / STATE_FILE)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def load_state(folder: Path) -> tuple[EmsFlState, dict[str, Any], dict[str, Any]]:

@@ -1,7 +1,5 @@
 """What is saved is what is loaded, and damage is named."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from server.state import STATE_FILE, load_state, save_state
 from strategy.assignment import Assignment
 from strategy.messages import ExpertUpdate, Profile
 from strategy.state import Arrival, EmsFlState, Flight
+from tests.full_disk import files_at_most
 
 
 def full_state(seed: int) -> EmsFlState:
@@ -110,20 +109,34 @@ def test_an_empty_state_survives_too(tmp_path: Path) -> None:
     assert_equal(load_state(tmp_path)[0], EmsFlState(values={}))
 
 
-FULL_DISK = """
-import resource, signal, sys
-from pathlib import Path
-from server.state import save_state
-from tests.server.test_state import full_state
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
-save_state(Path(sys.argv[1]), full_state(2), sky={}, extra={})
-"""
-
-
-def test_a_write_that_the_disk_refuses_halfway_leaves_the_old_state(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_bytes", [0, 100, 1000])
+def test_a_write_that_the_disk_refuses_leaves_the_old_state_and_nothing_else(
+    tmp_path: Path, num_bytes: int
+) -> None:
     save_state(tmp_path, full_state(1), sky={}, extra={})
-    root = Path(__file__).resolve().parents[2]
-    full = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], cwd=root, capture_output=True)
-    assert full.returncode != 0, "the write must have failed"
+    file = tmp_path / STATE_FILE
+    says = (
+        rf"the state of the run cannot be written to {file} .*File too large.* are free there.*another disk"
+    )
+    for _ in range(2):
+        with files_at_most(num_bytes), pytest.raises(OSError, match=says):
+            save_state(tmp_path, full_state(2), sky={}, extra={})
+        assert_equal(load_state(tmp_path)[0], full_state(1))
+        assert [path.name for path in tmp_path.iterdir()] == [STATE_FILE]
+    save_state(tmp_path, full_state(2), sky={}, extra={})
+    assert_equal(load_state(tmp_path)[0], full_state(2))
+
+
+def test_a_disk_that_refuses_only_when_it_is_made_sure_leaves_the_old_state_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_state(tmp_path, full_state(1), sky={}, extra={})
+
+    def refuse(_: int) -> None:
+        raise OSError("quota exceeded")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    with pytest.raises(OSError, match=r"the state of the run cannot be written .*quota exceeded"):
+        save_state(tmp_path, full_state(2), sky={}, extra={})
     assert_equal(load_state(tmp_path)[0], full_state(1))
+    assert [path.name for path in tmp_path.iterdir()] == [STATE_FILE]
