@@ -90,13 +90,17 @@ def train(model: nn.Module, blocks_NT: NDArray[np.int64], spec: TrainSpec, seed:
     optimizer, scaler = make_optimizer(parameters, spec), _loss_scaler(model)
     batches = _batches(len(blocks_NT), spec.batch_size, np.random.default_rng(seed))
     began_s, losses, seen = time.monotonic(), list[float](), set[int]()
-    while len(losses) < spec.steps:
-        rows = next(batches)
-        tokens_BT = _tokens(blocks_NT[rows], model)
-        losses.append(_step(model, tokens_BT, spec, optimizer, scaler, f"local step {len(losses) + 1}"))
-        seen.update(int(row) for row in rows)
-        if time.monotonic() - began_s >= spec.wall_budget_s:
-            break
+    try:
+        while len(losses) < spec.steps:
+            rows = next(batches)
+            tokens_BT = _tokens(blocks_NT[rows], model)
+            losses.append(_step(model, tokens_BT, spec, optimizer, scaler, f"local step {len(losses) + 1}"))
+            seen.update(int(row) for row in rows)
+            if time.monotonic() - began_s >= spec.wall_budget_s:
+                break
+    finally:
+        # The model is kept for the next message: without gradients, which `full` has as many as weights.
+        optimizer.zero_grad()
     return TrainResult(loss=float(np.mean(losses)), steps=len(losses), num_examples=len(seen))
 
 

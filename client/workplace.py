@@ -12,25 +12,22 @@ import torch
 from flwr.app import Context
 from numpy.typing import NDArray
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from client.data import FederatedText, pack
 from client.train import TrainSpec
-from client.tuned import load_tuned
+from client.tuned import TunedModels
 from demo.base_model import resolve_model_name
 from moe.checkpoint import fingerprint
-from moe.device import choose_device, to_device
 from moe.experts import ExpertId, Tuning
 from moe.routing import routing_mass
-from moe.submodel import load_streamed
 from server.config import RunConfig, Scalar, read_config
 from server.world import population_from, text_from, tuning_from
 from sim.population import Population
 
-SUBMODELS_KEPT = 16
-"""Sub-models a process holds at once; the least recently used goes first."""
 DEVICES_KEPT = 4096
-"""Devices whose token blocks and routing a process remembers."""
+"""Devices whose token blocks and routing a process remembers. The blocks of all are about twice the bytes
+of the text, which every process holds anyway."""
 
 
 class Workplace:
@@ -47,7 +44,7 @@ class Workplace:
         self.path = str(resolve_model_name(config.model.name))
         self.blocks = lru_cache(DEVICES_KEPT)(self._pack)
         self.mass = lru_cache(DEVICES_KEPT)(self._profile)
-        self.submodel = lru_cache(SUBMODELS_KEPT)(self._load)
+        self._models = TunedModels(config, self.path, self.tuning)
 
     @cached_property
     def population(self) -> Population:
@@ -67,6 +64,10 @@ class Workplace:
     def memory_bytes(self, device_id: int) -> int:
         """Return what the device can hold."""
         return self.population.device(device_id).memory_bytes
+
+    def submodel(self, experts: frozenset[ExpertId]) -> nn.Module:
+        """Return the sub-model of these experts; its tuned arrays have whatever values were set last."""
+        return self._models.submodel(experts)
 
     def train_spec(self, steps: int, wall_budget_s: float) -> TrainSpec:
         """Return how to train for so many steps, or for so long."""
@@ -91,13 +92,6 @@ class Workplace:
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(self.path)
 
-    @cached_property
-    def _streamed_model(self) -> PreTrainedModel:
-        # A device that can only hold its sub-model must still say which experts it needs: layers
-        # come from disk one by one, the numbers are those of the full model.
-        device = choose_device(self.config.model.device)
-        return to_device(load_streamed(self.path, dtype=self.config.model.dtype), device)
-
     def _pack(self, device_id: int) -> NDArray[np.int64]:
         """Return the device's token blocks [N, T]."""
         texts = self._text.device_texts(device_id)
@@ -106,11 +100,7 @@ class Workplace:
     def _profile(self, device_id: int) -> tuple[NDArray[np.float64], ...]:
         """Return the gate mass [E] per MoE layer of a sample of the device's blocks."""
         sample_NT = torch.from_numpy(self.blocks(device_id)[: self.config.profile.examples])
-        return tuple(routing_mass(self._streamed_model, sample_NT.split(self.config.evaluate.batch_size)))
-
-    def _load(self, experts: frozenset[ExpertId]) -> nn.Module:
-        """Return the sub-model of these experts with adapters attached."""
-        return load_tuned(self.config, self.path, self.tuning, experts)
+        return tuple(routing_mass(self._models.streamed(), sample_NT.split(self.config.evaluate.batch_size)))
 
 
 def workplace(context: Context) -> Workplace:

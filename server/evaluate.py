@@ -6,16 +6,14 @@ full router (docs/design.md).
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 from transformers import AutoTokenizer
 
 from client.data import FederatedText, pack
 from client.train import mean_loss
-from client.tuned import load_tuned
+from client.tuned import TunedModels
 from moe.adapters import MergedModel, set_arrays
 from moe.device import choose_device
 from moe.experts import ExpertArrays, ExpertId, Tuning
@@ -55,7 +53,7 @@ class Evaluator:
             for name in clusters
         }
         self._merged: MergedModel | None = None
-        self._submodel = lru_cache(len(clusters))(self._load_submodel)
+        self._submodels = TunedModels(config, path, tuning)
 
     def merged(self, values: ExpertArrays) -> dict[str, float]:
         """Return the loss of the merged model under its full router, by cluster; nats per token."""
@@ -68,9 +66,6 @@ class Evaluator:
 
     def submodel(self, cluster: str, experts: tuple[ExpertId, ...], values: ExpertArrays) -> float:
         """Return the loss of a cluster's own sub-model on its own text; nats per token."""
-        model = self._submodel(experts)
+        model = self._submodels.submodel(experts)
         set_arrays(model, {key: value for key, value in values.items() if key.expert in set(experts)})
         return mean_loss(model, self._heldout[cluster], self._config.evaluate.batch_size)
-
-    def _load_submodel(self, experts: tuple[ExpertId, ...]) -> nn.Module:
-        return load_tuned(self._config, self._path, self._tuning, experts)

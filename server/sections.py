@@ -105,6 +105,16 @@ class ModelSettings(Section):
         "or the kept experts share all of the token (restrict).",
     )
 
+    # The demo's sub-models hold 2 MB each; of a large model one at a time is kept, and eight workers of a
+    # laptop stay within 4 GB.
+    kept_mb: float = Field(
+        default=500.0,
+        ge=0,
+        le=1e9,
+        description="Megabytes (10^6 bytes) of models a process keeps for its next messages, the least "
+        "recently used gone first. The one in use stays even if larger; 0 keeps no other (real devices).",
+    )
+
     @field_validator("name")
     @classmethod
     def _no_relative_folder(cls, name: str) -> str:
