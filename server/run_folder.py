@@ -23,9 +23,11 @@ RESUME_FILE = "resume.toml"
 VERSIONS_OF = ("ems-fl", "flwr", "ray", "torch", "transformers", "peft", "numpy", "scipy", "sgp4")
 
 MAY_CHANGE_ON_RESUME = (
-    "run.", "merge.max-merges", "merge.target-loss", "evaluate.every-merges", "evaluate.batch-size"
+    "run.", "merge.max-merges", "merge.target-loss", "evaluate.every-merges", "evaluate.batch-size",
+    "model.kept-mb",
 )  # fmt: skip
-"""Settings that only say when to stop and what to look at; any other would make another run of it."""
+"""Settings that only say when to stop, what to look at and what to keep in memory; any other would make
+another run of it."""
 
 
 def name_run_folder(config: RunConfig, now: datetime | None = None) -> Path:

@@ -107,6 +107,11 @@ def test_resuming_with_other_settings_names_each_that_differs(tmp_path: Path) ->
     assert str(tmp_path / "run" / "resume.toml") in message
 
 
+def test_a_run_that_ran_out_of_memory_goes_on_with_fewer_models_kept(tmp_path: Path) -> None:
+    create_run_folder(tmp_path / "run", read_config({"model.kept-mb": 500.0}))
+    check_resumable(tmp_path / "run", read_config({"model.kept-mb": 0.0}))
+
+
 def test_resuming_what_is_not_a_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not a run folder"):
         RunLog.resume(tmp_path, quiet_config(), offset=0, merges=0)
