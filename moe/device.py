@@ -41,7 +41,7 @@ def to_device(model: Model, device: torch.device | str) -> Model:
 
 
 def reclaim() -> None:
-    """Free what dropped models held; takes a tenth of a second.
+    """Free what dropped models held; takes a few tenths of a second.
 
     Models are full of reference cycles (hooks, modules that know each other), which Python collects when
     it likes. On CUDA, torch keeps freed memory for this process; others on the same GPU may need it.
