@@ -13,6 +13,10 @@ _METHODS = {
     "lora": "LoRA on the routed experts, both factors trained and averaged (FedIT, arXiv 2305.05644)",
 }
 _ROWS = "; the experts' rows of the router too, as LoRA of full rank"
+_FALSE_WARNING = (
+    "PEFT 0.21.2 warns here that keys of `rank_pattern` and `alpha_pattern` were ignored. They are not: it "
+    "looks for them among modules, and those of the routers name parameters."
+)
 
 
 def adapter_card(storage: Storage, tuning: Tuning, about: Mapping[str, str]) -> str:
@@ -57,6 +61,8 @@ def adapter_card(storage: Storage, tuning: Tuning, about: Mapping[str, str]) -> 
         'model = PeftModel.from_pretrained(base, "<this folder>")',
         "```",
     ]
+    if tuning.router_rows:
+        lines += ["", _FALSE_WARNING]
     for title, text in about.items():
         lines += ["", f"## {title}", "", text]
     return "\n".join([*lines, ""])

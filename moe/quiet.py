@@ -27,7 +27,13 @@ def quiet_loading() -> Iterator[None]:
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Hide that PEFT 0.21.2 asks transformers 5.23 for a property under its old name."""
+    """Hide what PEFT 0.21.2 says wrongly.
+
+    It asks transformers 5.23 for a property under its old name, and calls the ranks of parameters
+    ignored (tuned router rows have ranks of their own): it looks for them among modules only, and uses
+    them. That it does is checked by the shapes of what it would save.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
         yield

@@ -1,0 +1,138 @@
+"""Models on another device than the CPU; see tests/test_another_device.py for how this file is run."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.tiny_models import save_tiny
+from client.train import TrainSpec, mean_loss, train
+from moe.adapters import MergedModel, attach, get_arrays, initial_arrays, set_arrays
+from moe.device import to_device
+from moe.experts import ExpertArrays, Tuning
+from moe.layout import read_layout
+from moe.routing import routing_mass
+from moe.submodel import load_streamed, load_submodel
+
+Tiny = Callable[[str], Path]
+# One of every special form, of every shape of fused experts, a vision tower, an encoder-decoder.
+FAMILIES = (
+    *("mixtral", "gpt_oss", "olmoe", "deepseek_v2", "deepseek_v4", "muse_spark", "gemma4", "zaya"),
+    *("llama4_text", "switch_transformers", "longcat_flash", "jetmoe", "dbrx"),
+)
+KEEP = {0: (5, 1), 1: (0, 2, 7)}
+BLOCKS_NT = np.random.default_rng(0).integers(0, 96, (16, 24))
+# One step of plain descent: what changes is the gradient. Adam's steps have the gradient's sign, which
+# rounding may turn.
+STEP = TrainSpec(
+    steps=1,
+    wall_budget_s=float("inf"),
+    batch_size=16,
+    learning_rate=1.0,
+    optimizer="sgd",
+    weight_decay=0.0,
+    max_grad_norm=1e9,
+)
+STEPS = replace(STEP, steps=6, batch_size=8, optimizer="adamw", learning_rate=1e-2, max_grad_norm=1.0)
+
+
+def flat(arrays: ExpertArrays) -> NDArray[np.float64]:
+    return np.concatenate([arrays[key].ravel() for key in sorted(arrays)]).astype(np.float64)
+
+
+def assert_same_step(path: Path, other: torch.device, tuning: Tuning, spec: TrainSpec, absent: str) -> None:
+    rows = read_layout(path).num_experts
+    keep = {
+        layer: [index for index in KEEP[at] if index < rows[layer]] for at, layer in enumerate([*rows][:2])
+    }
+    found = []
+    for device in (torch.device("cpu"), other):
+        model = to_device(attach(load_submodel(path, keep, absent=absent), tuning), device)
+        assert {parameter.device.type for parameter in model.parameters()} == {device.type}
+        start = flat(get_arrays(model))
+        loss = train(model, BLOCKS_NT, spec, [0]).loss
+        found.append((loss, flat(get_arrays(model)) - start))
+    (loss, change), (other_loss, other_change) = found
+    assert np.linalg.norm(change) > 0.0
+    np.testing.assert_allclose(other_loss, loss, rtol=1e-4)
+    assert np.linalg.norm(other_change - change) < 1e-3 * np.linalg.norm(change)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sub_model_has_the_cpus_loss_and_gradient(
+    tiny: Tiny, other_device: torch.device, family: str
+) -> None:
+    assert_same_step(tiny(family), other_device, Tuning(), STEP, "reroute")
+
+
+@pytest.mark.parametrize("absent", ["restrict", "renormalise", "mask"])
+def test_so_it_has_with_every_rule_for_absent_experts(
+    tiny: Tiny, other_device: torch.device, absent: str
+) -> None:
+    assert_same_step(tiny("olmoe"), other_device, Tuning(), STEP, absent)
+
+
+@pytest.mark.parametrize(
+    ("tuning", "spec"),
+    [
+        (Tuning(method="full"), STEP),
+        (Tuning(method="lora", lora_rslora=True), STEP),
+        (Tuning(router_rows=True), STEP),
+        (Tuning(), replace(STEP, micro_batches=3)),
+        (Tuning(), replace(STEP, gradient_checkpointing=True)),
+    ],
+    ids=["full", "rslora", "rows", "micro-batches", "checkpointing"],
+)
+def test_so_it_has_with_every_way_of_tuning(
+    tiny: Tiny, other_device: torch.device, tuning: Tuning, spec: TrainSpec
+) -> None:
+    assert_same_step(tiny("olmoe"), other_device, tuning, spec, "renormalise")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("tuning", [Tuning(method="full"), Tuning(router_rows=True)], ids=["full", "rows"])
+def test_training_in_half_precision_lowers_the_loss(
+    tmp_path: Path, other_device: torch.device, dtype: torch.dtype, tuning: Tuning
+) -> None:
+    path = save_tiny(tmp_path, "mixtral", dtype=dtype)
+    model = to_device(attach(load_submodel(path, KEEP), tuning), other_device)
+    before = mean_loss(model, BLOCKS_NT, 8)
+    train(model, BLOCKS_NT, STEPS, [0])
+    assert mean_loss(model, BLOCKS_NT, 8) < before
+
+
+def test_dropout_draws_on_the_device(tiny: Tiny, other_device: torch.device) -> None:
+    model = to_device(attach(load_submodel(tiny("mixtral"), KEEP), Tuning(lora_dropout=0.5)), other_device)
+    start = get_arrays(model)
+    tuned = []
+    for seed in (0, 0, 1):
+        set_arrays(model, start)
+        train(model, BLOCKS_NT, STEP, [seed])
+        tuned.append(flat(get_arrays(model)))
+    same, different = np.linalg.norm(tuned[1] - tuned[0]), np.linalg.norm(tuned[2] - tuned[0])
+    assert same < 1e-3 * different
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_profiling_and_the_merged_model_agree_with_the_cpu(
+    tiny: Tiny, other_device: torch.device, family: str
+) -> None:
+    path, tuning, tokens_NT = tiny(family), Tuning(), torch.from_numpy(BLOCKS_NT)
+    layout = read_layout(path)
+    rng = np.random.default_rng(1)
+    arrays = {
+        key: rng.normal(0, 0.1, value.shape).astype(np.float32)
+        for key, value in initial_arrays(layout, tuning, layout.experts).items()
+    }
+    masses, losses = [], []
+    for device in (torch.device("cpu"), other_device):
+        masses.append(routing_mass(to_device(load_streamed(path), device), [tokens_NT]))
+        merged = MergedModel(path, tuning, device=device).set(arrays).model
+        losses.append(mean_loss(merged, BLOCKS_NT, 8))
+    # A token between two experts may fall to the other one.
+    np.testing.assert_allclose(masses[1], masses[0], rtol=0.02, atol=1e-3)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
