@@ -55,10 +55,18 @@ insecure = true
 """
 
 
-def simulation_settings(workers: int, nodes: int) -> str:
-    """Return what ``flwr run --federation-config`` takes: Flower nodes, and one core for each Ray worker."""
+def simulation_settings(workers: int, nodes: int, client_gpus: float = 0.0) -> str:
+    """Return what ``flwr run --federation-config`` takes: Flower nodes, and what each Ray worker gets.
+
+    Parameters
+    ----------
+    workers, nodes : int
+        Ray workers, of one core each, and the Flower nodes that lend them.
+    client_gpus : float
+        GPUs of each worker, a share or a whole number; 0: it sees none.
+    """
     return (
-        f"num-supernodes={nodes} client-resources-num-cpus=1 client-resources-num-gpus=0.0 "
+        f"num-supernodes={nodes} client-resources-num-cpus=1 client-resources-num-gpus={float(client_gpus)} "
         f"init-args-num-cpus={workers}"
     )
 
@@ -87,8 +95,10 @@ def quiet_settings() -> dict[str, str]:
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        # Ray 2.55 announces a change of its GPU handling in every worker; it does not concern this project.
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # A worker that asked for no GPU sees none: else all workers would crowd onto a machine's GPU unasked.
+        # Ray 2.55 does so anyway, and tells at every start that it may change; that tip is not for users.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+        "PYTHONWARNINGS": "ignore:Tip:FutureWarning",
         # A tokenizer that was used before a fork warns in every worker unless it is told not to use threads.
         "TOKENIZERS_PARALLELISM": "false",
     }

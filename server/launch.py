@@ -114,6 +114,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--workers", type=int, default=default_workers(), help="Ray workers (default: one per core)"
     )
     parser.add_argument(
+        "--client-gpus",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="GPUs a worker gets, such as 0.25: four share one (default: 0, workers see no GPU)",
+    )
+    parser.add_argument(
         "--nodes", type=int, help="Flower nodes that lend their workers (default: 2 per worker, at least 4)"
     )
     parser.add_argument(
@@ -153,6 +160,7 @@ def check(options: argparse.Namespace) -> None:
     ]
     if options.workers < 1:
         faults.append(f"--workers must be at least 1, got {options.workers}")
+    faults += gpu_faults(options.client_gpus)
     if options.nodes < 1:
         faults.append(f"--nodes must be at least 1, got {options.nodes}")
     if not options.timeout >= 0:
@@ -174,6 +182,23 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError("\nlaunch: ".join(faults))
 
 
+def gpu_faults(client_gpus: float) -> list[str]:
+    """Return what is wrong with the GPUs asked for each worker: Ray's rule, and what this machine has."""
+    if not (0 <= client_gpus <= 1 or (client_gpus > 1 and client_gpus.is_integer())):
+        return [f"--client-gpus must be a share in [0, 1] or a whole number, got {client_gpus:g}"]
+    if client_gpus == 0:
+        return []
+    import torch  # Only now: it takes seconds.
+
+    found = torch.cuda.device_count()
+    if found >= client_gpus:
+        return []
+    return [
+        f"--client-gpus {client_gpus:g} asks for a GPU and torch {torch.__version__} sees {found} here; "
+        "install a torch built for CUDA, or leave --client-gpus out"
+    ]
+
+
 def prepare(options: argparse.Namespace, overrides: dict[str, object], home: Path, tag: str) -> FlowerRun:
     """Prepare ``flwr run --stream`` with a Flower home, a port and a tag of its own."""
     port = options.port or free_port()
@@ -184,7 +209,10 @@ def prepare(options: argparse.Namespace, overrides: dict[str, object], home: Pat
         print(f"launch: on the SuperLink at {options.superlink}", flush=True)
     else:
         config = LAUNCH_CONFIG
-        command += ["--federation-config", simulation_settings(options.workers, options.nodes)]
+        command += [
+            "--federation-config",
+            simulation_settings(options.workers, options.nodes, options.client_gpus),
+        ]
         print(
             f"launch: {options.workers} workers, {options.nodes} Flower nodes, SuperLink on 127.0.0.1:{port}",
             flush=True,

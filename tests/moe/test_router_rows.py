@@ -1,5 +1,6 @@
 """Tuning the router's rows of the kept experts: exact, disjoint, and the rest of the router untouched."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +9,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
 from benchmarks.tiny_models import MUST_PASS, save_tiny
 from moe.adapters import MergedModel, attach, check_arrays, get_arrays, initial_arrays, set_arrays
-from moe.checkpoint import export_merged
+from moe.checkpoint import export_adapter, export_merged, load_adapter
 from moe.experts import ExpertArrays, ExpertId, Tuning
 from moe.factors import ROUTER_ROW
 from moe.kept import kept_experts
@@ -166,3 +168,19 @@ def test_rows_of_another_width_are_refused(tiny: Tiny) -> None:
         check_arrays(arrays | {row: arrays[row][1:]}, read_layout(tiny("mixtral")), TUNING)
     with pytest.raises(ValueError, match="not tuned by 'ffa'"):
         check_arrays(arrays, read_layout(tiny("mixtral")), replace(TUNING, router_rows=False))
+
+
+def test_taking_rows_home_does_not_pass_on_pefts_false_warning(tiny: Tiny, tmp_path: Path) -> None:
+    path = tiny("mixtral")
+    arrays = random_arrays(path, TUNING, list(read_layout(path).experts))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        adapter = export_adapter(path, arrays, TUNING, tmp_path / "adapter")
+        load_adapter(path, adapter)
+    with pytest.warns(RuntimeWarning, match="rank_pattern keys did not match"):
+        PeftModel.from_pretrained(load_full(path), str(adapter))
+    card = " ".join((adapter / "README.md").read_text().split())
+    assert (
+        "PEFT 0.21.2 warns here that keys of `rank_pattern` and `alpha_pattern` were ignored. They are"
+        in card
+    )

@@ -1,0 +1,53 @@
+"""Which GPUs the workers of a simulation see; Ray deals out numbers, so none has to be there."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from server.environment import quiet_settings, simulation_settings
+from server.launch import gpu_faults
+
+# Two workers of a machine that Ray is told has one GPU: one asks for a share of it, one for none.
+WORKERS = """
+import json, os, ray
+ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+@ray.remote
+class Worker:
+    def sees(self):
+        return os.environ.get("CUDA_VISIBLE_DEVICES")
+workers = [Worker.options(num_cpus=1, num_gpus=share).remote() for share in (0.0, 0.25)]
+print(json.dumps(ray.get([worker.sees.remote() for worker in workers])))
+"""
+
+
+def test_a_worker_sees_a_gpu_only_where_it_asked_for_a_share_of_one() -> None:
+    bare = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+    done = subprocess.run(
+        [sys.executable, "-c", WORKERS],
+        env=bare | quiet_settings(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == ["", "0"]
+    assert "FutureWarning" not in done.stderr
+
+
+def test_the_share_is_told_to_flower() -> None:
+    assert "client-resources-num-gpus=0.25 " in simulation_settings(2, 4, 0.25)
+    assert "client-resources-num-gpus=0.0 " in simulation_settings(2, 4)
+
+
+@pytest.mark.parametrize("share", [-0.5, 1.5, float("nan"), float("inf")])
+def test_what_ray_would_not_deal_out_is_refused(share: float) -> None:
+    (fault,) = gpu_faults(share)
+    assert fault.startswith("--client-gpus must be a share in [0, 1] or a whole number, got ")
+
+
+def test_more_gpus_than_there_are_are_refused() -> None:
+    (fault,) = gpu_faults(4096.0)
+    assert "asks for a GPU and torch" in fault and "leave --client-gpus out" in fault
+    assert gpu_faults(0.0) == []
