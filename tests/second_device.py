@@ -95,6 +95,10 @@ class _Far(Tensor):
         """Return Python numbers, as any device can; torch refuses it to subclasses."""
         return self.near.tolist()
 
+    def untyped_storage(self) -> torch.UntypedStorage:
+        """Return the memory that the values lie in."""
+        return self.near.untyped_storage()
+
     def __format__(self, spec: str) -> str:
         return format(self.near, spec)
 

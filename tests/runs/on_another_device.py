@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import client.tuned
-import client.workplace
 import server.evaluate
 from server.app import run
 from server.config import read_config
@@ -30,7 +29,7 @@ def test_a_run_has_the_cpus_numbers(
             chosen.append(device.type)
             return device
 
-        for module in (client.tuned, client.workplace, server.evaluate):
+        for module in (client.tuned, server.evaluate):
             monkeypatch.setattr(module, "choose_device", choose)
         # The name differs, so that this process does not answer with the models it has from before.
         settings = {**tiny_run, **SHORT, "run.name": device.type}
