@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.tiny_models import MUST_PASS, VOCABULARY, save_tiny
+from benchmarks.tiny_models import MUST_PASS, VOCABULARY
 from client.train import TrainSpec, make_optimizer
 from moe.adapters import attach
 from moe.budget import kept_expert_bytes, tuned_expert_bytes
@@ -27,18 +27,6 @@ PARTLY_FLOAT32 = ("deepseek_v4", "ernie4_5_moe", "hunyuan_v1_moe", "inkling_text
 # Bytes by which the routers of switch grow at their first call: transformers turns their weights, [8, 32] in
 # each layer, to float32 then. They are not counted.
 GROWS = {"switch_transformers": 2 * 8 * 32 * 2}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    made: dict[str, Path] = {}
-
-    def get(family: str) -> Path:
-        if family not in made:
-            made[family] = save_tiny(tmp_path_factory.mktemp(family), family)
-        return made[family]
-
-    return get
 
 
 def spec(optimizer: str) -> TrainSpec:

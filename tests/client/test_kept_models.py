@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.tiny_models import VOCABULARY, save_tiny
+from benchmarks.tiny_models import VOCABULARY
 from client.kept_models import KeptModels, held_bytes
 from client.train import TrainSpec, train
 from client.tuned import TunedModels, submodel_bytes
@@ -108,9 +109,9 @@ def test_a_negative_bound_is_refused() -> None:
         rows(-1)
 
 
-@pytest.fixture(scope="module", name="path")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("tiny"), "mixtral")
+@pytest.fixture(name="path")
+def tiny_checkpoint(tiny: Callable[..., Path]) -> Path:
+    return tiny("mixtral")
 
 
 @pytest.mark.parametrize("method", ["ffa", "lora", "full"])

@@ -13,7 +13,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from benchmarks.tiny_models import MUST_PASS, VOCABULARY, save_tiny
+from benchmarks.tiny_models import MUST_PASS, VOCABULARY
 from client.train import TrainSpec, set_training_modes, train
 from moe.adapters import attach, get_arrays
 from moe.experts import ExpertArrays, Tuning
@@ -32,18 +32,6 @@ SPEC = TrainSpec(
     weight_decay=0.0,
     max_grad_norm=1.0,
 )
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def get(family: str) -> Path:
-        if family not in made:
-            made[family] = save_tiny(tmp_path_factory.mktemp(family), family)
-        return made[family]
-
-    return get
 
 
 @pytest.fixture(scope="module", name="blocks_NT")
@@ -65,8 +53,9 @@ def after(model: nn.Module, blocks_NT: NDArray[np.int64], spec: TrainSpec) -> Ex
 def test_a_batch_in_parts_takes_the_step_of_the_whole_batch(
     tiny: Callable[[str], Path], blocks_NT: NDArray[np.int64], family: str
 ) -> None:
-    whole = after(tuned(tiny(family)), blocks_NT, SPEC)
-    start = get_arrays(tuned(tiny(family)))
+    model = tuned(tiny(family))
+    start = get_arrays(model)
+    whole = after(model, blocks_NT, SPEC)
     for parts in (2, 4, 6, 50):  # parts of 3, then of 1 and 2, of one, and more than there are blocks
         split = after(tuned(tiny(family)), blocks_NT, replace(SPEC, micro_batches=parts))
         for key, value in whole.items():

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of each family, saved for real by transformers, sharded."""
+"""The tiny checkpoints that every law is tested on, and tokens for them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,22 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.tiny_models import MUST_PASS, VOCABULARY, save_tiny
+from benchmarks.tiny_models import MUST_PASS, VOCABULARY
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return the folder of a family's tiny checkpoint, made once; never write to it."""
-    made: dict[str, Path] = {}
-
-    def get(family: str) -> Path:
-        if family not in made:
-            made[family] = save_tiny(tmp_path_factory.mktemp(family), family)
-        return made[family]
-
-    return get
 
 
 @pytest.fixture(params=MUST_PASS)

@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from client.app import app as client_app
 from demo.tokenizer import train_tokenizer
-from server.config import Scalar
+from server.app import run
+from server.config import Scalar, read_config
 from tests.fake_grid import FakeGrid
 
 DOMAINS = {
@@ -72,11 +73,10 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Settings = dict[str, Scalar]
 
 
-@pytest.fixture
-def tiny_run(checkpoint: Path, texts: Path, tmp_path: Path) -> Settings:
+def tiny_settings(checkpoint: Path, texts: Path, runs: Path) -> Settings:
     """Return settings of a run of a few seconds: four clusters, eight devices, half a simulated day."""
     return {
-        "run.dir": str(tmp_path / "runs"),
+        "run.dir": str(runs),
         "run.name": "tiny",
         "model.name": str(checkpoint),
         "data.source": str(texts),
@@ -90,10 +90,16 @@ def tiny_run(checkpoint: Path, texts: Path, tmp_path: Path) -> Settings:
         "profile.wait-hours": 8.0,
         "train.lora-rank": 2,
         "train.learning-rate": 0.02,
-        "train.max-steps": 20,
+        "train.max-steps": 8,
         "train.batch-size": 4,
         "evaluate.every-merges": 4,
     }
+
+
+@pytest.fixture
+def tiny_run(checkpoint: Path, texts: Path, tmp_path: Path) -> Settings:
+    """Return `tiny_settings` of a run of its own."""
+    return tiny_settings(checkpoint, texts, tmp_path / "runs")
 
 
 @pytest.fixture(scope="session")
@@ -118,3 +124,12 @@ def clients() -> Callable[..., FakeGrid]:
         return FakeGrid(client, num_nodes=num_nodes, **more)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def whole_run(
+    checkpoint: Path, texts: Path, clients: Callable[..., FakeGrid], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Run `tiny_settings` from beginning to end, once for all tests, and return its folder: only read it."""
+    settings = tiny_settings(checkpoint, texts, tmp_path_factory.mktemp("runs"))
+    return run(clients(settings), read_config(settings))

@@ -37,11 +37,10 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "summary.json").read_text()))
 
 
-def test_a_run_leaves_everything_behind_and_its_numbers_add_up(tiny_run: Settings, clients: Clients) -> None:
-    folder = run(clients(tiny_run), read_config(tiny_run))
-    left = {path.name for path in folder.iterdir()}
+def test_a_run_leaves_everything_behind_and_its_numbers_add_up(whole_run: Path) -> None:
+    left = {path.name for path in whole_run.iterdir()}
     assert {"config.toml", "events.jsonl", "curves", "state.safetensors", "adapter", "summary.json"} <= left
-    summary, events = read_summary(folder), read_log(folder)
+    summary, events = read_summary(whole_run), read_log(whole_run)
     assert [c["domain"] for c in summary["clusters"]] == ["rivers", "numbers", "code", "orders"]
     for cluster in summary["clusters"]:
         mine = [event for event in events if event.get("cluster") == cluster["name"]]
@@ -52,7 +51,7 @@ def test_a_run_leaves_everything_behind_and_its_numbers_add_up(tiny_run: Setting
         assert cluster["experts_per_layer"] == [1, 1]
         assert 0.0 < cluster["capture"] <= 1.0 and cluster["random_capture"] == 0.25
         assert cluster["own_loss_after"] is not None and cluster["merged_loss_after"] is not None
-    card = (folder / "adapter" / "README.md").read_text()
+    card = (whole_run / "adapter" / "README.md").read_text()
     assert "8 devices in 4 clusters" in card and "nats a token" in card
     assert summary["spent"]["trainable_parameters"] * 4 == summary["full_adapter"]["trainable_parameters"]
 
@@ -96,10 +95,9 @@ def test_the_same_seed_gives_the_same_log_whatever_the_workers_do(
 
 @pytest.mark.parametrize("stop_after", [3, 13, 27])
 def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
-    tiny_run: Settings, clients: Clients, stop_after: int
+    tiny_run: Settings, clients: Clients, whole_run: Path, stop_after: int
 ) -> None:
     """Law 9: the same model and the same log, wherever it was stopped."""
-    whole = run(clients(tiny_run), read_config(tiny_run))
     messages = 0
 
     def cut(_: Message) -> None:
@@ -110,12 +108,12 @@ def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
 
     with pytest.raises(KeyboardInterrupt):
         run(clients(tiny_run, spoil=cut), read_config(tiny_run))
-    stopped = next(path for path in whole.parent.iterdir() if path != whole)
+    (stopped,) = Path(str(tiny_run["run.dir"])).iterdir()
     assert not (stopped / "summary.json").exists()
     resumed = run(clients(tiny_run), read_config({**tiny_run, "run.resume": str(stopped)}))
     assert resumed == stopped
-    assert (whole / "events.jsonl").read_bytes() == (resumed / "events.jsonl").read_bytes()
-    one, other = load_state(whole)[0], load_state(resumed)[0]
+    assert (whole_run / "events.jsonl").read_bytes() == (resumed / "events.jsonl").read_bytes()
+    one, other = load_state(whole_run)[0], load_state(resumed)[0]
     assert one.values.keys() == other.values.keys()
     for key in one.values:
         np.testing.assert_array_equal(one.values[key], other.values[key])
@@ -134,14 +132,15 @@ def test_a_run_that_ended_can_go_on_and_takes_home_the_newer_adapter(
 
 
 def test_a_deployed_run_that_was_stopped_goes_on_without_the_messages_that_were_lost(
-    tiny_run: Settings, clients: Clients
+    tiny_run: Settings, clients: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over a real link messages in flight end with Flower's run: their nodes must be asked anew."""
+    monkeypatch.setattr("server.ems_fl_run.POLL_INTERVAL_S", 0.1)  # the clock here is the wall's
     settings = {
         **tiny_run,
         "sky.simulated": False,
         "sky.hours": 0.01,
-        "profile.wait-hours": 0.005,
+        "profile.wait-hours": 0.001,
         "train.steps-wall-budget-s": 5.0,
         "population.clusters": 2,
         "train.max-steps": 2,
@@ -167,14 +166,13 @@ def test_a_deployed_run_that_was_stopped_goes_on_without_the_messages_that_were_
 
 
 def test_a_plan_from_a_file_drives_a_run_exactly_as_the_computed_one(
-    tiny_run: Settings, clients: Clients, tmp_path: Path
+    tiny_run: Settings, clients: Clients, whole_run: Path, tmp_path: Path
 ) -> None:
     config = read_config(tiny_run)
     write_plan(plan_from(config, population_from(config), print), tmp_path / "plan.parquet")
-    computed = run(clients(tiny_run), config)
     settings = {**tiny_run, "sky.plan-file": str(tmp_path / "plan.parquet"), "sky.altitude-km": 900.0}
     read = run(clients(settings), read_config(settings))
-    assert (computed / "events.jsonl").read_bytes() == (read / "events.jsonl").read_bytes()
+    assert (whole_run / "events.jsonl").read_bytes() == (read / "events.jsonl").read_bytes()
 
 
 def test_the_exported_adapter_on_the_base_gives_the_servers_logits(
