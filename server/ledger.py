@@ -4,6 +4,7 @@ The log is the one source: a resumed run and a finished one are counted the same
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,8 @@ class ClusterAccount:
     bytes_down, bytes_up : int
         That crossed, those of messages that never got through included.
     local_steps, merges, failures : int
-        Steps of devices whose update was merged; merges; refused or failed replies.
+        Steps of devices whose update was merged; merges; refused or failed replies. Stock strategies log
+        none of these.
     """
 
     rises_s: set[float] = field(default_factory=set)
@@ -47,6 +49,8 @@ class Ledger:
         self.accounts = {name: ClusterAccount() for name in clusters}
         self.train_messages_down = 0
         self.train_messages_up = 0
+        # Of each device of a node, over its updates that came up; what is known of stock strategies too.
+        self.steps_by_node: Counter[int] = Counter()
         self.assignment: dict[str, Any] | None = None
         self._cluster_of = dict(cluster_of)
 
@@ -78,6 +82,7 @@ class Ledger:
         elif kind == "arrived":
             self._note_transfer(event, down=False)
             self.train_messages_up += event["type"] == "train"
+            self.steps_by_node[event["node"]] += event.get("steps") or 0
         elif kind in ("expired", "unfinished"):
             self._note_transfer(event, down=event["phase"] in ("down", "landing"))
 

@@ -203,9 +203,15 @@ def _work(clusters: Sequence[ClusterSummary]) -> tuple[str, ...]:
         size(sum(c.bytes_down for c in clusters)),
         size(sum(c.bytes_up for c in clusters)),
         str(sum(c.local_steps for c in clusters)),
-        str(sum(c.merges for c in clusters)),
-        str(sum(c.failures for c in clusters)),
+        _sum(c.merges for c in clusters),
+        _sum(c.failures for c in clusters),
     )
+
+
+def _sum(counts: Iterable[int | None]) -> str:
+    listed = list(counts)
+    present = [count for count in listed if count is not None]
+    return str(sum(present)) if len(present) == len(listed) else NONE
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

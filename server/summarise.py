@@ -21,7 +21,7 @@ def summarise(
     merged_before, merged_after = evaluator.merged(job.initial), evaluator.merged(outcome.values)
     own_before = _own_losses(job.initial, outcome, evaluator)
     own_after = _own_losses(outcome.values, outcome, evaluator)
-    assigned = ledger.assignment
+    assigned, is_stock = ledger.assignment, job.config.strategy == "fedavg"
     clusters = tuple(
         ClusterSummary(
             name=name,
@@ -32,9 +32,9 @@ def summarise(
             contacts=len(ledger.accounts[name].rises_s),
             bytes_down=ledger.accounts[name].bytes_down,
             bytes_up=ledger.accounts[name].bytes_up,
-            local_steps=ledger.accounts[name].local_steps,
-            merges=ledger.accounts[name].merges,
-            failures=ledger.accounts[name].failures,
+            local_steps=_arrived_steps(job, ledger, name) if is_stock else ledger.accounts[name].local_steps,
+            merges=None if is_stock else ledger.accounts[name].merges,
+            failures=None if is_stock else ledger.accounts[name].failures,
             own_loss_before=own_before.get(name),
             own_loss_after=own_after.get(name),
             merged_loss_before=merged_before[name],
@@ -95,6 +95,11 @@ def _experts(job: Job, ledger: Ledger, cluster: str) -> tuple[int, ...]:
     if ledger.assignment is not None:
         return experts_per_layer(job, ledger.assignment, cluster)
     return tuple(job.layout.num_experts.values()) if job.config.strategy == "fedavg" else ()
+
+
+def _arrived_steps(job: Job, ledger: Ledger, cluster: str) -> int:
+    nodes = [node for node in job.population.nodes if node.cluster == cluster]
+    return sum(ledger.steps_by_node[node.node_id] * len(node.device_ids) for node in nodes)
 
 
 def _spent(job: Job, outcome: Outcome, ledger: Ledger) -> Cost:

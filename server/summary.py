@@ -25,8 +25,11 @@ class ClusterSummary:
         Contact windows in which it exchanged at least one byte.
     bytes_down, bytes_up : int
         Over the link, in both cases whole messages.
-    local_steps, merges, failures : int
-        Steps of all its devices; merges of its updates; replies that failed or were refused.
+    local_steps : int
+        Steps of all its devices whose updates were used, or with a stock strategy came up.
+    merges, failures : int or None
+        Merges of its updates; replies that failed or were refused; None of a stock strategy, which tells
+        of neither.
     own_loss_before, own_loss_after : float or None
         Held-out loss of the cluster's own sub-model, nats a token, on its own domain; None where the
         strategy has no sub-models or it was not measured.
@@ -43,8 +46,8 @@ class ClusterSummary:
     bytes_down: int = 0
     bytes_up: int = 0
     local_steps: int = 0
-    merges: int = 0
-    failures: int = 0
+    merges: int | None = 0
+    failures: int | None = 0
     own_loss_before: float | None = None
     own_loss_after: float | None = None
     merged_loss_before: float | None = None

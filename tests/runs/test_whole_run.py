@@ -199,6 +199,7 @@ def test_the_exported_adapter_on_the_base_gives_the_servers_logits(
 
 def test_fedavg_runs_on_the_same_sky_and_its_average_is_merged(tiny_run: Settings, clients: Clients) -> None:
     settings = {**tiny_run, "strategy": "fedavg", "fedavg.rounds": 2, "sky.hours": 24.0}
+    settings["population.devices-per-node"] = 2
     folder = run(clients(settings), read_config(settings))
     summary = read_summary(folder)
     assert summary["strategy"] == "fedavg"
@@ -206,6 +207,10 @@ def test_fedavg_runs_on_the_same_sky_and_its_average_is_merged(tiny_run: Setting
     assert any(c["merged_loss_before"] != c["merged_loss_after"] for c in summary["clusters"])
     assert summary["spent"]["trainable_parameters"] == summary["full_adapter"]["trainable_parameters"]
     assert next(e["merges"] for e in read_log(folder) if e["event"] == "evaluated") == 0
+    # Flower's strategy says nothing of its merges and failures, and the sky what was trained.
+    assert {(c["merges"], c["failures"]) for c in summary["clusters"]} == {(None, None)}
+    arrived = [e for e in read_log(folder) if e["event"] == "arrived" and e["type"] == "train"]
+    assert sum(c["local_steps"] for c in summary["clusters"]) == 2 * sum(e["steps"] for e in arrived) > 0
 
 
 def test_full_tuning_takes_home_a_merged_checkpoint(tiny_run: Settings, clients: Clients) -> None:
