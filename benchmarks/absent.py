@@ -63,10 +63,14 @@ def assign(
 
 
 def measure(
-    path: str, rule: str, keep: Mapping[str, Mapping[int, Sequence[int]]], blocks: Blocks, spec: TrainSpec
+    path: str,
+    rule: str,
+    keep: Mapping[str, Mapping[int, Sequence[int]]],
+    blocks: Blocks,
+    spec: TrainSpec,
+    tuning: Tuning,
 ) -> dict[str, float]:
     """Tune every cluster once under a rule; return mean held-out losses in nats per token."""
-    tuning = Tuning()
     merged: ExpertArrays = {}
     before, after = [], []
     for number, (name, (train_NT, held_NT)) in enumerate(blocks.items()):
@@ -88,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.absent", description=__doc__)
     parser.add_argument("--steps", type=int, default=60, help="local steps of every cluster (default: 60)")
     parser.add_argument("--kept", type=int, default=1, help="experts a cluster keeps in a layer (default: 1)")
+    parser.add_argument("--router-rows", action="store_true", help="also tune the kept experts' router rows")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     path = resolve_model_name("demo")
@@ -109,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     results = {}
     for rule in _RULES:
-        results[rule] = measure(path, rule, keep, blocks, spec)
+        results[rule] = measure(path, rule, keep, blocks, spec, Tuning(router_rows=options.router_rows))
         print(
             f"{rule:<12} " + "  ".join(f"{name} {value:.3f}" for name, value in results[rule].items()),
             flush=True,
