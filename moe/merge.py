@@ -16,7 +16,7 @@ from moe.factors import check_arrays, lora_factor
 from moe.layout import layout_of, open_storage
 from moe.router_rows import changed_weight, router_names
 from moe.storage import Storage
-from moe.submodel import load_full
+from moe.submodel import load_full, load_streamed, streamed_experts
 
 
 class MergedModel:
@@ -32,6 +32,9 @@ class MergedModel:
         As `moe.submodel.load_full`.
     device : torch.device or str
         Where to hold it.
+    streamed : bool
+        Whether experts are read from disk, and their changes added, whenever tokens come to them: the
+        memory is that of the shared part and one expert. The same numbers, to rounding.
     """
 
     def __init__(
@@ -40,13 +43,15 @@ class MergedModel:
         tuning: Tuning,
         dtype: torch.dtype | str = "auto",
         device: torch.device | str = "cpu",
+        *,
+        streamed: bool = False,
     ) -> None:
         self._storage = open_storage(path)
         self._layout = layout_of(self._storage)
         self._tuning = tuning
-        self._touched: set[ExpertId] = set()
-        self.model: PreTrainedModel = to_device(load_full(path, dtype=dtype), device)
-        self._blocks = {block.layer: block for block in find_blocks(self.model)}
+        load = load_streamed if streamed else load_full
+        self.model: PreTrainedModel = to_device(load(path, dtype=dtype), device)
+        self._experts = (_Streamed if streamed else _Held)(self.model, self._storage, tuning)
         self._routers: dict[int, tuple[nn.Parameter, Tensor]] = {}
         if tuning.router_rows:
             for layer, name in router_names(self._storage).items():
@@ -62,19 +67,53 @@ class MergedModel:
             If an array does not fit; the model is then unchanged.
         """
         check_arrays(arrays, self._layout, self._tuning)
+        self._experts.set(arrays)
+        for layer, (weight_EH, base_EH) in self._routers.items():
+            weight_EH.data.copy_(changed_weight(base_EH, layer, arrays))
+        return self
+
+
+class _Held:
+    """Experts in memory: those that a `set` changes are written into the model's tensors."""
+
+    def __init__(self, model: PreTrainedModel, storage: Storage, tuning: Tuning) -> None:
+        self._storage, self._tuning = storage, tuning
+        self._blocks = {block.layer: block for block in find_blocks(model)}
+        self._touched: set[ExpertId] = set()
+
+    def set(self, arrays: ExpertArrays) -> None:
         experts = {key.expert for key in arrays}
         for expert in self._touched - experts:
             self._write(expert, self._storage.read_expert(expert.layer, expert.index))
         for expert, fused in merged_experts(self._storage, arrays, self._tuning):
             self._write(expert, fused)
-        for layer, (weight_EH, base_EH) in self._routers.items():
-            weight_EH.data.copy_(changed_weight(base_EH, layer, arrays))
         self._touched = experts
-        return self
 
     def _write(self, expert: ExpertId, fused: dict[str, Tensor]) -> None:
         for name, value in fused.items():
             self._blocks[expert.layer].view(name, expert.index).copy_(value)
+
+
+class _Streamed:
+    """Experts on disk: what a `set` changes is added to each as it is read."""
+
+    def __init__(self, model: PreTrainedModel, storage: Storage, tuning: Tuning) -> None:
+        self._storage, self._tuning = storage, tuning
+        self._arrays: dict[ExpertId, ExpertArrays] = {}
+        for module in streamed_experts(model):
+            module.read = partial(self._read, module.layer)
+
+    def set(self, arrays: ExpertArrays) -> None:
+        self._arrays = {}
+        for key, value in arrays.items():
+            self._arrays.setdefault(key.expert, {})[key] = value
+
+    def _read(self, layer: int, index: int) -> dict[str, Tensor]:
+        arrays = self._arrays.get(ExpertId(layer, index))
+        if arrays is None:
+            return self._storage.read_expert(layer, index)
+        ((_, fused),) = merged_experts(self._storage, arrays, self._tuning)
+        return fused
 
 
 Change = Callable[[ExpertId, str, int], Tensor | None]

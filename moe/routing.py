@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from moe.blocks import MoEBlock, find_blocks
 from moe.kept import KeptExperts
 from moe.objective import is_encoder_decoder, language_model_inputs
-from moe.submodel import StreamedExperts
+from moe.submodel import streamed_experts
 
 
 @torch.no_grad()
@@ -81,10 +81,7 @@ def _run(model: PreTrainedModel, batch_BT: Tensor) -> None:
 
 def _observed(model: PreTrainedModel) -> tuple[Sequence[MoEBlock], Sequence[nn.Module]]:
     """Return the blocks by layer, and of each the module at which its tokens' choices can be seen."""
-    streamed = sorted(
-        (module for module in model.modules() if isinstance(module, StreamedExperts)),
-        key=lambda module: module.layer,
-    )
+    streamed = streamed_experts(model)
     if streamed:
         return [module.block for module in streamed], streamed
     if any(isinstance(module, KeptExperts) for module in model.modules()):

@@ -1,6 +1,7 @@
 """The full model, and a really smaller one: shared layers, full router, some of the experts."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -85,7 +86,10 @@ def build_submodel(storage: Storage, keep: Mapping[int, Sequence[int]], *, absen
     chosen = check_keep(storage.blocks, keep)
     model, blocks = _load_shared(storage)
     for block in blocks:
-        experts = {i: _read_expert(storage, block, i, model.dtype) for i in chosen[block.layer]}
+        experts = {
+            index: _as_expert(block, storage.read_expert(block.layer, index), model.dtype)
+            for index in chosen[block.layer]
+        }
         _replace(model, block.path, KeptExperts(block, experts, absent))
     return _freeze(model)
 
@@ -93,19 +97,29 @@ def build_submodel(storage: Storage, keep: Mapping[int, Sequence[int]], *, absen
 class StreamedExperts(KeptExperts):
     """All experts of a layer, each read from disk when tokens come to it and forgotten after.
 
-    For profiling only: it has no parameters to tune.
+    For profiling and measuring: it has no parameters to tune.
+
+    Parameters
+    ----------
+    block : MoEBlock
+        The block whose experts it stands for.
+    read : callable
+        Index of an expert -> its part of each stored tensor, as `Storage.read_expert`. It may be set anew.
+    dtype : torch.dtype
+        Type the experts compute in.
     """
 
-    def __init__(self, block: MoEBlock, storage: Storage, dtype: torch.dtype) -> None:
+    def __init__(
+        self, block: MoEBlock, read: Callable[[int], Mapping[str, Tensor]], dtype: torch.dtype
+    ) -> None:
         super().__init__(block, {}, "mask")
         self._hold(tuple(range(block.num_experts)))
-        self._source = (storage, block, dtype)
+        self.read, self._dtype = read, dtype
 
     def expert(self, index: int) -> Expert:
         """Read an expert."""
-        storage, block, dtype = self._source
         # Where the tokens are: `forward` takes its look-up tables there.
-        return _read_expert(storage, block, index, dtype).to(self._local_E.device)
+        return _as_expert(self.block, self.read(index), self._dtype).to(self._local_E.device)
 
 
 def load_streamed(path: str | Path, *, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
@@ -127,8 +141,16 @@ def load_streamed(path: str | Path, *, dtype: torch.dtype | str = "auto") -> Pre
     storage = open_storage(path, dtype)
     model, blocks = _load_shared(storage)
     for block in blocks:
-        _replace(model, block.path, StreamedExperts(block, storage, model.dtype))
+        _replace(
+            model, block.path, StreamedExperts(block, partial(storage.read_expert, block.layer), model.dtype)
+        )
     return _freeze(model)
+
+
+def streamed_experts(model: nn.Module) -> tuple[StreamedExperts, ...]:
+    """Return the experts modules of a streamed model by layer; empty for other models."""
+    found = (module for module in model.modules() if isinstance(module, StreamedExperts))
+    return tuple(sorted(found, key=lambda module: module.layer))
 
 
 def check_keep(
@@ -189,9 +211,8 @@ def _fill_experts(model: PreTrainedModel, storage: Storage) -> None:
                 block.view(name, index).copy_(part)
 
 
-def _read_expert(storage: Storage, block: MoEBlock, index: int, dtype: torch.dtype) -> Expert:
-    fused = {name: value.to(dtype) for name, value in storage.read_expert(block.layer, index).items()}
-    return Expert(*block.unfuse(fused))
+def _as_expert(block: MoEBlock, fused: Mapping[str, Tensor], dtype: torch.dtype) -> Expert:
+    return Expert(*block.unfuse({name: value.to(dtype) for name, value in fused.items()}))
 
 
 def _load_shared(storage: Storage) -> tuple[PreTrainedModel, list[MoEBlock]]:

@@ -59,7 +59,8 @@ class Evaluator:
         """Return the loss of the merged model under its full router, by cluster; nats per token."""
         if self._merged is None:
             device = choose_device(self._config.model.device)
-            self._merged = MergedModel(self._path, self._tuning, self._dtype, device)
+            streamed = self._config.evaluate.streamed
+            self._merged = MergedModel(self._path, self._tuning, self._dtype, device, streamed=streamed)
         self._merged.set(values)
         batch = self._config.evaluate.batch_size
         return {name: mean_loss(self._merged.model, rows, batch) for name, rows in self._heldout.items()}

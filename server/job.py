@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import psutil
 from transformers import AutoTokenizer
 
 from client.data import FederatedText, check_blocks
@@ -99,6 +100,8 @@ def prepare(config: RunConfig, say: Callable[[str], None]) -> Job:
         ensure_base_model(say)
     path = str(resolve_model_name(config.model.name))
     layout, tuning = read_layout(path, config.model.dtype), tuning_from(config)
+    if not config.evaluate.streamed:
+        check_memory(layout.total_bytes, psutil.virtual_memory().total)
     tokenizer = AutoTokenizer.from_pretrained(path)
     check_blocks(text, tokenizer, population, sequence_length=config.data.sequence_length)
     return Job(
@@ -112,6 +115,22 @@ def prepare(config: RunConfig, say: Callable[[str], None]) -> Job:
         tuning=tuning,
         initial=initial_arrays(path, tuning, layout.experts),
     )
+
+
+def check_memory(model_bytes: int, machine_bytes: int) -> None:
+    """Refuse to hold the whole model on a machine that it is larger than.
+
+    Raises
+    ------
+    ValueError
+        If it is; says which setting does without.
+    """
+    if model_bytes > machine_bytes:
+        raise ValueError(
+            f"to measure the merged model the server holds it whole, {model_bytes / 1e9:.1f} GB in "
+            f"model.dtype, and this machine has {machine_bytes / 1e9:.1f} GB of memory; set "
+            "evaluate.streamed = true, which reads its experts from disk as they are needed"
+        )
 
 
 def adapter_bytes_per_expert(job: Job) -> int:

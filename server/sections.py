@@ -248,6 +248,12 @@ class EvaluateSettings(Section):
         default=8, ge=1, description="Merges between two evaluations of the merged model."
     )
     batch_size: int = Field(default=32, ge=1, description="Blocks per forward pass.")
+    # Off: for a model that fits into memory, reading it from disk again and again is slow.
+    streamed: bool = Field(
+        default=False,
+        description="Read the merged model's experts from disk as tokens come to them, instead of holding "
+        "the whole model on the server: the memory of the shared part and one expert.",
+    )
 
 
 class FedAvgSettings(Section):

@@ -24,7 +24,7 @@ Clients = Callable[..., FakeGrid]
 OPTIONS: list[Settings] = [
     {"train.method": "lora", "train.lora-rslora": True},
     {"train.max-steps": 6, "model.dtype": "bfloat16", "model.device": "cpu"},
-    {"train.router-rows": True, "model.absent": "renormalise"},
+    {"train.router-rows": True, "model.absent": "renormalise", "evaluate.streamed": True},
     {
         "train.max-steps": 6,
         "train.micro-batches": 3,
