@@ -4,13 +4,14 @@ A block is an experts module and the router beside it. The router is never touch
 own bias, groups, sigmoid or scale stays as it is; what else a family does in its own way is its form.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from moe.factors import PROJECTIONS
 from moe.forms import Form, Fused, numbers_in
 from moe.special_forms import FORMS
 
@@ -148,11 +149,19 @@ class MoEBlock:
         rows, columns = weights[projection].shape
         return rows, columns
 
-    def unfuse(self, fused: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+    def stored_names(self, projection: str) -> tuple[str, ...]:
+        """Return the stored tensors, weights and biases, of ``fc_in`` or ``fc_out``."""
+        weights = self.form.projections[projection]
+        return tuple(name for name in self.parameters if name.removesuffix("_bias") in weights)
+
+    def unfuse(
+        self, fused: Mapping[str, Tensor], projections: Iterable[str] = PROJECTIONS
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
         """Return weights ``[out, in]`` and biases by projection, from one expert's parts (see `view`)."""
         weights: dict[str, Tensor] = {}
         biases: dict[str, Tensor | None] = {}
-        for projection, names in self.form.projections.items():
+        for projection in projections:
+            names = self.form.projections[projection]
             # A transposed view, not a copy: the same matrix product as the family's own, to the bit.
             pieces = [self._matrix(name, fused[name]) for name in names]
             weights[projection] = pieces[0] if len(pieces) == 1 else torch.cat(pieces)

@@ -22,8 +22,8 @@ class Expert(nn.Module):
 
     def __init__(self, weights: Mapping[str, Tensor], biases: Mapping[str, Tensor | None]) -> None:
         super().__init__()
-        self.fc_in = _linear(weights["fc_in"], biases["fc_in"])
-        self.fc_out = _linear(weights["fc_out"], biases["fc_out"])
+        self.fc_in = linear(weights["fc_in"], biases["fc_in"])
+        self.fc_out = linear(weights["fc_out"], biases["fc_out"])
 
 
 class _Linear(nn.Linear):
@@ -85,6 +85,11 @@ class KeptExperts(nn.Module):
         """Return a kept expert by its index in the full model."""
         return cast(Expert, self._modules[f"e{index}"])
 
+    def layer_of(self, index: int, projection: str) -> nn.Module:
+        """Return one of a kept expert's two linear layers, ``fc_in`` or ``fc_out``."""
+        layer: nn.Module = getattr(self.expert(index), projection)
+        return layer
+
     def forward(self, hidden_TH: Tensor, *routing: Tensor, **named_routing: Tensor) -> Tensor:
         """Return the kept experts' weighted sum ``[T, H]``.
 
@@ -145,12 +150,14 @@ class KeptExperts(nn.Module):
         The gate runs once on all rows, as transformers' does: vectorised functions round the last few
         elements of a tensor differently, so per expert it would not be the same bits.
         """
-        busy = [(self.expert(index), size) for index, size in zip(self.kept, sizes, strict=True) if size]
-        rows = [size for _, size in busy]
-        wide = _join([expert.fc_in(x) for (expert, _), x in zip(busy, hidden_PH.split(rows), strict=True)])
-        narrow = self._gate(wide).split(rows)
-        out = _join([expert.fc_out(x) for (expert, _), x in zip(busy, narrow, strict=True)])
+        wide = self._project("fc_in", hidden_PH, sizes)
+        out = self._project("fc_out", self._gate(wide), sizes)
         return out if self._norm is None else cast(Tensor, self._norm(out))
+
+    def _project(self, projection: str, input_PD: Tensor, sizes: Sequence[int]) -> Tensor:
+        busy = [(index, size) for index, size in zip(self.kept, sizes, strict=True) if size]
+        parts = input_PD.split([size for _, size in busy])
+        return _join([self.layer_of(index, projection)(x) for (index, _), x in zip(busy, parts, strict=True)])
 
     def _nothing(self, hidden_TH: Tensor) -> Tensor:
         """Return zeros that still depend on the trainable parameters, so that backward does not raise."""
@@ -205,7 +212,7 @@ def _join(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """Return a linear layer around existing tensors, frozen; no initialisation, no copy."""
     with torch.device("meta"):
         layer = _Linear(weight.shape[1], weight.shape[0], bias=bias is not None)

@@ -108,12 +108,15 @@ class _Streamed:
         for key, value in arrays.items():
             self._arrays.setdefault(key.expert, {})[key] = value
 
-    def _read(self, layer: int, index: int) -> dict[str, Tensor]:
-        arrays = self._arrays.get(ExpertId(layer, index))
-        if arrays is None:
-            return self._storage.read_expert(layer, index)
-        ((_, fused),) = merged_experts(self._storage, arrays, self._tuning)
-        return fused
+    def _read(self, layer: int, index: int, projection: str) -> tuple[Tensor, Tensor | None]:
+        weight, bias = self._storage.read_projection(layer, index, projection)
+        expert = ExpertId(layer, index)
+        arrays = self._arrays.get(expert, {})
+        if self._tuning.method == "full":
+            tuned = [_tuned(arrays, expert, f"{projection}.{part}") for part in ("weight", "bias")]
+            return weight if tuned[0] is None else tuned[0], bias if tuned[1] is None else tuned[1]
+        added = lora_change(arrays, self._tuning, expert, projection, weight.shape[1])
+        return weight if added is None else weight.float() + added, bias
 
 
 Change = Callable[[ExpertId, str, int], Tensor | None]
@@ -171,7 +174,12 @@ def _replaced(
         weights, biases = block.unfuse(storage.read_expert(expert.layer, expert.index))
         for part, tensors in (("weight", weights), ("bias", biases)):
             for projection in tensors:
-                value = arrays.get(ParameterKey(expert.layer, expert.index, f"{projection}.{part}"))
+                value = _tuned(arrays, expert, f"{projection}.{part}")
                 if value is not None:
-                    tensors[projection] = torch.from_numpy(np.ascontiguousarray(value))
+                    tensors[projection] = value
         yield expert, block.fuse(weights, biases)
+
+
+def _tuned(arrays: ExpertArrays, expert: ExpertId, name: str) -> Tensor | None:
+    value = arrays.get(ParameterKey(expert.layer, expert.index, name))
+    return None if value is None else torch.from_numpy(np.ascontiguousarray(value))

@@ -7,7 +7,7 @@ for a single expert, so that an expert can be read, or written back, without its
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, cast
 
@@ -158,8 +158,24 @@ class Storage:
 
         Reads this expert's bytes only, in the checkpoint's dtype; the tensors own their memory.
         """
+        return self._read(self._targets_of(layer, index), index)
+
+    def read_projection(
+        self, layer: int, index: int, projection: str
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return weight ``[out, in]`` and bias of one of an expert's two linear layers, as `read_expert`."""
+        block = self.blocks[layer]
+        names = block.stored_names(projection)
+        targets = [t for t in self._targets_of(layer, index) if self._expert_targets[t][1] in names]
+        fused = self._read(targets, index)
+        if not fused.keys() >= set(names):
+            fused = self.read_expert(layer, index)  # one converter makes both projections
+        weights, biases = block.unfuse(fused, (projection,))
+        return weights[projection], biases[projection]
+
+    def _read(self, targets: Iterable[str], index: int) -> dict[str, torch.Tensor]:
         tensors: dict[str, torch.Tensor] = {}
-        for target in self._targets_of(layer, index):
+        for target in targets:
             sources = self._expert_sources(target, index)
             if self._targets[target].is_joined and all(part is None for _, part in sources):
                 # Straight into place: the converter would hold each weight three times for a while.

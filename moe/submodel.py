@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from moe.absent import Absent, check_absent
 from moe.blocks import MoEBlock, find_blocks
 from moe.factors import PROJECTIONS
-from moe.kept import Expert, KeptExperts, kept_experts
+from moe.kept import Expert, KeptExperts, kept_experts, linear
 from moe.kept_block import KeptBlock
 from moe.layout import auto_class, open_storage, read_config, resolve_dtype
 from moe.quiet import quiet_loading
@@ -94,8 +94,11 @@ def build_submodel(storage: Storage, keep: Mapping[int, Sequence[int]], *, absen
     return _freeze(model)
 
 
+ReadProjection = Callable[[int, str], tuple[Tensor, Tensor | None]]
+
+
 class StreamedExperts(KeptExperts):
-    """All experts of a layer, each read from disk when tokens come to it and forgotten after.
+    """All experts of a layer, each linear layer read from disk when tokens come to it, forgotten after.
 
     For profiling and measuring: it has no parameters to tune.
 
@@ -104,26 +107,27 @@ class StreamedExperts(KeptExperts):
     block : MoEBlock
         The block whose experts it stands for.
     read : callable
-        Index of an expert -> its part of each stored tensor, as `Storage.read_expert`. It may be set anew.
+        Expert and projection -> weight ``[out, in]`` and bias, as `Storage.read_projection`. It may be set
+        anew.
     dtype : torch.dtype
         Type the experts compute in.
     """
 
-    def __init__(
-        self, block: MoEBlock, read: Callable[[int], Mapping[str, Tensor]], dtype: torch.dtype
-    ) -> None:
+    def __init__(self, block: MoEBlock, read: ReadProjection, dtype: torch.dtype) -> None:
         super().__init__(block, {}, "mask")
         self._hold(tuple(range(block.num_experts)))
         self.read, self._dtype = read, dtype
 
-    def expert(self, index: int) -> Expert:
-        """Read an expert."""
+    def layer_of(self, index: int, projection: str) -> nn.Module:
+        """Read one of an expert's two linear layers."""
+        weight, bias = self.read(index, projection)
+        layer = linear(weight.to(self._dtype), None if bias is None else bias.to(self._dtype))
         # Where the tokens are: `forward` takes its look-up tables there.
-        return _as_expert(self.block, self.read(index), self._dtype).to(self._local_E.device)
+        return layer.to(self._local_E.device)
 
 
 def load_streamed(path: str | Path, *, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
-    """Return the whole model for inference in the memory of its shared part and one expert.
+    """Return the whole model for inference in the memory of its shared part and a layer of one expert.
 
     Every forward pass reads the experts its tokens choose: give it few, large batches. It computes
     what `load_full` computes, to the bit where both run the same matrix products.
@@ -142,7 +146,9 @@ def load_streamed(path: str | Path, *, dtype: torch.dtype | str = "auto") -> Pre
     model, blocks = _load_shared(storage)
     for block in blocks:
         _replace(
-            model, block.path, StreamedExperts(block, partial(storage.read_expert, block.layer), model.dtype)
+            model,
+            block.path,
+            StreamedExperts(block, partial(storage.read_projection, block.layer), model.dtype),
         )
     return _freeze(model)
 

@@ -3,17 +3,19 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from weakref import ReferenceType, ref
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.tiny_models import MUST_PASS
 from moe.adapters import MergedModel, initial_arrays
 from moe.experts import ExpertArrays, Tuning
 from moe.layout import open_storage, read_layout
 from moe.objective import language_model_inputs
+from moe.submodel import StreamedExperts
 
 Tiny = Callable[[str], Path]
 
@@ -65,3 +67,20 @@ def test_it_holds_the_shared_part_alone(tiny: Tiny) -> None:
     streamed = MergedModel(path, Tuning(), streamed=True).set(changed(path, Tuning(), 0))
     held = sum(parameter.nbytes for parameter in streamed.model.parameters())
     assert held == open_storage(path).shared_bytes < 0.6 * read_layout(path).total_bytes
+
+
+def test_no_more_than_one_linear_layer_of_one_expert_is_there_at_a_time(
+    tiny: Tiny, tokens: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streamed = MergedModel(tiny("olmoe"), Tuning(), streamed=True)
+    read, seen = StreamedExperts.layer_of, list[ReferenceType[nn.Module]]()
+
+    def watched(self: StreamedExperts, index: int, projection: str) -> nn.Module:
+        assert not any(layer() is not None for layer in seen)
+        layer = read(self, index, projection)
+        seen.append(ref(layer))
+        return layer
+
+    monkeypatch.setattr(StreamedExperts, "layer_of", watched)
+    logits(streamed, tokens)
+    assert len(seen) > 8
