@@ -4,16 +4,17 @@ import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from hypothesis import settings
-
-from tests.second_device import second_device
 
 # A busy machine is no fault of the code: nothing here asserts on time.
 settings.register_profile("ems-fl", deadline=None)
 settings.load_profile("ems-fl")
+
+if TYPE_CHECKING:
+    import torch
 
 
 @pytest.fixture(scope="session")
@@ -27,8 +28,12 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def other_device() -> Iterator[torch.device]:
+def other_device() -> "Iterator[torch.device]":
     """Return CUDA where there is a GPU, else a stand-in that refuses to mix with the CPU."""
+    import torch
+
+    from tests.second_device import second_device
+
     if torch.cuda.is_available():
         yield torch.device("cuda", 0)
         return
@@ -46,6 +51,8 @@ def pytest_collection_finish() -> None:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return the maker of a family's tiny checkpoint, by dtype; made once for all: never write to it."""
     # Here and not above: transformers takes seconds to import, and half of the rooms do without it.
+    import torch
+
     from benchmarks.tiny_models import save_tiny
 
     made: dict[tuple[str, torch.dtype], Path] = {}
