@@ -1,5 +1,6 @@
 # EMS-FL: every command a stranger needs. A first call makes .venv and installs requirements.txt into it.
-# Settings: PYTHON (3.11 or 3.12), PIP_ARGS (for every pip call, e.g. an own index), ARGS (passed on to the run or to pytest).
+# Settings: PYTHON (3.11 or 3.12), PIP_ARGS (for every pip call, e.g. an own index), ARGS (passed on to the run or to pytest),
+# JOBS (processes that run tests).
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -12,6 +13,7 @@ STAMP := $(VENV)/.ems-fl-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
 SOURCES := benchmarks client demo moe server sim strategy tests
 ARGS ?=
+JOBS ?= 2
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,8 +41,8 @@ check: $(STAMP) ## ruff and mypy
 	"$(BIN)/ruff" check .
 	"$(BIN)/mypy" $(SOURCES)
 
-unit: $(STAMP) ## the tests alone (ARGS="-k grid")
-	"$(BIN)/python" -m pytest $(ARGS)
+unit: $(STAMP) ## the tests alone, two files at a time (ARGS="-k grid", JOBS=0 for one after another)
+	"$(BIN)/python" -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 format: $(STAMP) ## let ruff put imports and layout in order
 	"$(BIN)/ruff" check --select I --fix .
