@@ -116,7 +116,8 @@ def test_dropout_draws_on_the_device(tiny: Tiny, other_device: torch.device) -> 
         train(model, BLOCKS_NT, STEP, [seed])
         tuned.append(flat(get_arrays(model)))
     same, different = np.linalg.norm(tuned[1] - tuned[0]), np.linalg.norm(tuned[2] - tuned[0])
-    assert same < 1e-3 * different
+    # Another order of the blocks alone is a matter of rounding.
+    assert same < 1e-3 * different and different > 0.1 * np.linalg.norm(tuned[0] - flat(start))
 
 
 @pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "longcat_flash", "switch_transformers", "dbrx"])

@@ -17,7 +17,7 @@ from moe.layout import open_storage, read_layout
 from moe.objective import language_model_inputs
 from moe.submodel import StreamedExperts
 
-Tiny = Callable[[str], Path]
+Tiny = Callable[..., Path]
 
 
 def changed(path: Path, tuning: Tuning, seed: int) -> ExpertArrays:
@@ -53,12 +53,14 @@ def test_it_has_the_numbers_of_the_model_in_memory(
     assert torch.equal(logits(streamed.set({}), tokens), base), "nothing of what was set may remain"
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_base_and_change_are_rounded_once_as_in_memory(tiny: Tiny, tokens: Tensor, dtype: str) -> None:
-    path, tuning = tiny("mixtral"), Tuning(lora_rank=2)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_base_and_change_are_rounded_once_as_in_memory(
+    tiny: Tiny, tokens: Tensor, dtype: torch.dtype
+) -> None:
+    path, tuning = tiny("mixtral", dtype), Tuning(lora_rank=2)
     arrays = changed(path, tuning, 0)
-    held = MergedModel(path, tuning, dtype).set(arrays)
-    streamed = MergedModel(path, tuning, dtype, streamed=True).set(arrays)
+    held = MergedModel(path, tuning).set(arrays)
+    streamed = MergedModel(path, tuning, streamed=True).set(arrays)
     assert torch.equal(logits(streamed, tokens), logits(held, tokens))
 
 

@@ -102,8 +102,11 @@ def test_a_run_without_sub_models_shows_no_metric_for_them() -> None:
         random_capture=None,
         own_loss_before=None,
         own_loss_after=None,
+        merges=None,
+        failures=None,
     )
     text = render_summary(replace(SUMMARY, strategy="fedavg", clusters=(fedavg,)))
+    assert [line.split()[-2:] for line in text.splitlines() if line.startswith("all ")] == [["-", "-"]]
     assert row(text, "nairobi")[2:5] == ["-", "-", "-"]
     assert row(text, "mean") == ["mean", "-", "-", "-", "4.690", "4.661", "-0.029"]
     assert row(text, "nairobi", 1)[1:4] == ["-", "-", "-"]
