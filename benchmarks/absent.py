@@ -18,16 +18,17 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from transformers import AutoTokenizer
 
-from client.train import TrainSpec, mean_loss, train
+from client.train import TrainSpec, train
 from demo.base_model import resolve_model_name
 from demo.corpus import domains
 from demo.packing import pack
-from moe.absent import Absent
-from moe.adapters import MergedModel, attach, get_arrays
+from moe.disk.layout import read_layout
 from moe.experts import ExpertArrays, ExpertLayout, Tuning
-from moe.layout import read_layout
-from moe.routing import routing_mass
-from moe.submodel import load_full, load_submodel
+from moe.objective import mean_loss
+from moe.submodel.absent import Absent
+from moe.submodel.load import load_full, load_submodel
+from moe.submodel.routing import routing_mass
+from moe.tuning.adapters import MergedModel, attach, get_arrays
 
 _RULES = get_args(Absent)
 _LENGTH_TOKENS = 64

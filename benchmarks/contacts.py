@@ -23,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sim.contact import Engine, WindowTable, find_window_blocks, find_window_table, find_windows
-from sim.elements import read_tle
-from sim.orbit import Satellite
+from sim.orbits.elements import read_tle
+from sim.orbits.orbit import Satellite
+from sim.orbits.walker import walker
 from sim.population import Cluster
-from sim.walker import walker
+from sim.windows.finder import Engine, WindowTable, find_window_blocks, find_window_table, find_windows
 
 START = dt.datetime(2021, 1, 31, tzinfo=dt.UTC)
 DAY_S = 86_400.0

@@ -18,16 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.tiny_models import FAMILIES, VOCABULARY, save_tiny
-from moe.adapters import MergedModel, attach, initial_arrays, set_arrays
-from moe.blocks import REFUSED_FAMILIES, find_blocks
-from moe.checkpoint import export_adapter, export_merged, load_adapter
+from moe.disk.layout import open_storage, read_layout
 from moe.experts import ExpertArrays, Tuning
-from moe.layout import open_storage, read_layout
+from moe.export.adapter_targets import has_adapter
+from moe.export.checkpoint import export_adapter, export_merged, load_adapter
+from moe.families.blocks import REFUSED_FAMILIES, find_blocks
+from moe.families.special_families import FORMS
+from moe.inspect.selftest import check
 from moe.objective import language_model_inputs, language_model_loss
-from moe.places import has_adapter
-from moe.selftest import check
-from moe.special_forms import FORMS
-from moe.submodel import all_experts, load_full, load_submodel
+from moe.submodel.load import all_experts, load_full, load_submodel
+from moe.tuning.adapters import MergedModel, attach, initial_arrays, set_arrays
 
 _TUNING = Tuning(lora_rank=2, lora_alpha=4.0)
 # Logits of the tiny models are of order 1 to 10, in float32.

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
-from sim.grid import SatelliteGrid
-from sim.plan import Contact, ContactPlan
+from sim.grid.grid import SatelliteGrid
+from sim.plans.plan import Contact, ContactPlan
 from sim.population import Cluster, build_population
 from tests.fake_grid import FakeGrid
 

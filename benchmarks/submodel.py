@@ -32,13 +32,13 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from benchmarks.tiny_models import VOCABULARY, save_tiny
-from moe.absent import Absent
-from moe.adapters import attach, get_arrays
-from moe.blocks import find_blocks
+from moe.disk.layout import read_layout
 from moe.experts import Tuning
-from moe.layout import read_layout
+from moe.families.blocks import find_blocks
 from moe.quiet import quiet_peft
-from moe.submodel import load_full, load_submodel
+from moe.submodel.absent import Absent
+from moe.submodel.load import load_full, load_submodel
+from moe.tuning.adapters import attach, get_arrays
 
 _KEPT = (0, 1)
 _STEPS = 8

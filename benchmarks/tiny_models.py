@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConf
 
 from benchmarks.published import PUBLISHED, rewrite
 from benchmarks.tiny_towers import TEXT_CONFIG, fitting, text_family, towers
-from moe.layout import auto_class
+from moe.disk.layout import auto_class
 from moe.quiet import quiet_loading
 
 VOCABULARY = 96

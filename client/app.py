@@ -9,11 +9,12 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from client.orders import Orders, read_orders
-from client.train import TrainResult, mean_loss, train
-from client.workplace import Workplace, workplace
-from moe.adapters import get_arrays, set_arrays
+from client.instructions import Orders, read_orders
+from client.train import TrainResult, train
+from client.worker import Workplace, workplace
 from moe.experts import ExpertArrays, ParameterKey
+from moe.objective import mean_loss
+from moe.tuning.adapters import get_arrays, set_arrays
 from strategy.messages import (
     ExpertUpdate,
     Profile,

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from moe.half import half_products
-from moe.objective import language_model_loss
+from moe.half_precision import half_products
+from moe.objective import language_model_loss, token_batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ def train(model: nn.Module, blocks_NT: NDArray[np.int64], spec: TrainSpec, seed:
     try:
         while len(losses) < spec.steps:
             rows = next(batches)
-            tokens_BT = _tokens(blocks_NT[rows], model)
+            tokens_BT = token_batch(model, blocks_NT[rows])
             losses.append(_step(model, tokens_BT, spec, optimizer, scaler, f"local step {len(losses) + 1}"))
             seen.update(int(row) for row in rows)
             if time.monotonic() - began_s >= spec.wall_budget_s:
@@ -102,18 +102,6 @@ def train(model: nn.Module, blocks_NT: NDArray[np.int64], spec: TrainSpec, seed:
         # The model is kept for the next message: without gradients, which `full` has as many as weights.
         optimizer.zero_grad()
     return TrainResult(loss=float(np.mean(losses)), steps=len(losses), num_examples=len(seen))
-
-
-@torch.no_grad()
-def mean_loss(model: nn.Module, blocks_NT: NDArray[np.int64], batch_size: int) -> float:
-    """Return the mean loss per predicted token in nats over all blocks."""
-    model.eval()
-    total = 0.0
-    for start in range(0, len(blocks_NT), batch_size):
-        tokens_BT = _tokens(blocks_NT[start : start + batch_size], model)
-        with half_products(model):
-            total += language_model_loss(model, tokens_BT).item() * len(tokens_BT)
-    return total / len(blocks_NT)
 
 
 def _loss_scaler(model: nn.Module) -> GradScaler:
@@ -173,11 +161,6 @@ def _backward(model: nn.Module, tokens_BT: Tensor, num_parts: int, scaler: GradS
     return total
 
 
-def _tokens(blocks_BT: NDArray[np.int64], model: nn.Module) -> Tensor:
-    """Return a batch where the model is."""
-    return torch.from_numpy(blocks_BT).to(next(model.parameters()).device)
-
-
 def _batches(num_blocks: int, batch_size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
     """Yield batches without end; every block once before any comes again."""
     waiting = np.empty(0, np.int64)
@@ -190,7 +173,7 @@ def _batches(num_blocks: int, batch_size: int, rng: np.random.Generator) -> Iter
 
 
 def make_optimizer(parameters: list[nn.Parameter], spec: TrainSpec) -> torch.optim.Optimizer:
-    """Return the optimiser of a visit; `moe.budget` counts what its state holds."""
+    """Return the optimiser of a visit; `moe.tuning.memory_budget` counts what its state holds."""
     if spec.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
     return torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)

@@ -2,7 +2,7 @@
 
 An update is independent of the model family: per (layer, expert, projection) the LoRA factor
 ``B`` (``A`` is seeded and, if frozen, never travels), both factors, or the whole weight.
-``moe.adapters`` alone knows how a family stores them.
+``moe.tuning.adapters`` alone knows how a family stores them.
 """
 
 import math

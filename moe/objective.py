@@ -1,13 +1,17 @@
 """What a block of tokens asks of a language model: the one place that tells decoders from encoder-decoders.
 
-Shape letters: B blocks, T tokens of a block.
+Shape letters: N blocks held, B blocks of a batch, T tokens of a block.
 """
 
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+
+from moe.half_precision import half_products
 
 
 def language_model_inputs(model: nn.Module, tokens_BT: Tensor) -> dict[str, Any]:
@@ -61,3 +65,20 @@ def task_type(model: nn.Module) -> str:
 def is_encoder_decoder(model: nn.Module) -> bool:
     """Tell whether a model of transformers has an encoder beside its decoder."""
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, blocks_NT: NDArray[np.int64], batch_size: int) -> float:
+    """Return the mean loss per predicted token in nats over all blocks."""
+    model.eval()
+    total = 0.0
+    for start in range(0, len(blocks_NT), batch_size):
+        tokens_BT = token_batch(model, blocks_NT[start : start + batch_size])
+        with half_products(model):
+            total += language_model_loss(model, tokens_BT).item() * len(tokens_BT)
+    return total / len(blocks_NT)
+
+
+def token_batch(model: nn.Module, blocks_BT: NDArray[np.int64]) -> Tensor:
+    """Return a batch of token ids where the model is."""
+    return torch.from_numpy(blocks_BT).to(next(model.parameters()).device)

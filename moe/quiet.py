@@ -11,7 +11,7 @@ from transformers.utils import logging
 def quiet_loading() -> Iterator[None]:
     """Switch off transformers' progress bar meanwhile, and its report of tensors it did not use.
 
-    A run has a progress bar of its own; what lacks is an error (see `moe.storage.Storage`), and what is
+    A run has a progress bar of its own; what lacks is an error (see `moe.disk.storage.Storage`), and what is
     over, such as the vision tower where only the language model is loaded, is meant to be.
     """
     was_on, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()

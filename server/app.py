@@ -12,22 +12,23 @@ import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from moe.checkpoint import export_adapter, export_merged
-from moe.layout import open_storage
-from moe.places import has_adapter
-from server.config import RunConfig, read_config
+from moe.disk.layout import open_storage
+from moe.export.adapter_targets import has_adapter
+from moe.export.checkpoint import export_adapter, export_merged
+from scenario.settings.config import RunConfig
+from scenario.settings.reading import read_config
 from server.ems_fl_run import Outcome, Saved, run_ems_fl
 from server.evaluate import Evaluator
 from server.fedavg_run import run_fedavg
 from server.job import Job, prepare
-from server.ledger import Ledger
 from server.observer import Observer, nodes_by_cluster
-from server.report import render_summary
-from server.run_folder import RESUME_FILE, name_run_folder
-from server.runlog import EVENTS_FILE, RunLog
-from server.state import STATE_FILE
+from server.record.run_folder import RESUME_FILE, name_run_folder
+from server.record.run_log import EVENTS_FILE, RunLog
+from server.record.state import STATE_FILE
+from server.report.ledger import Ledger
+from server.report.screen import render_summary
+from server.report.summary import RunSummary, write_summary
 from server.summarise import model_card, summarise
-from server.summary import RunSummary, write_summary
 
 app = ServerApp()
 

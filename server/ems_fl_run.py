@@ -10,15 +10,15 @@ import numpy as np
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 
-from moe.budget import tuned_expert_bytes
 from moe.experts import ExpertArrays
 from moe.factors import label
+from moe.tuning.memory_budget import tuned_expert_bytes
 from server.job import Job, adapter_bytes_per_expert
 from server.observer import Observer
 from server.patient_grid import PatientGrid
-from server.runlog import RunLog
-from server.state import load_state, save_state
-from sim.grid import SatelliteGrid
+from server.record.run_log import RunLog
+from server.record.state import load_state, save_state
+from sim.grid.grid import SatelliteGrid
 from strategy.assignment import Assignment
 from strategy.ems_fl import EmsFl
 from strategy.messages import decode_arrays, encode_arrays
@@ -64,7 +64,7 @@ class Saved:
 
     @classmethod
     def read(cls, folder: Path) -> "Saved":
-        """Return the saved state of a run folder; as :func:`server.state.load_state`."""
+        """Return the saved state of a run folder; as :func:`server.record.state.load_state`."""
         strategy, sky, extra = load_state(folder)
         return cls(strategy=strategy, sky=sky, extra=extra)
 

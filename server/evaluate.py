@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from client.data import FederatedText, pack
-from client.train import mean_loss
-from client.tuned import TunedModels
-from moe.adapters import MergedModel, set_arrays
 from moe.device import choose_device
 from moe.experts import ExpertArrays, ExpertId, Tuning
-from server.config import RunConfig
+from moe.objective import mean_loss
+from moe.tuning.adapters import MergedModel, set_arrays
+from scenario.data.federated_text import FederatedText, pack
+from scenario.settings.config import RunConfig
+from scenario.tuned_models import TunedModels
 
 
 class Evaluator:

@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 from server.ems_fl_run import Outcome, satellite_grid
 from server.job import Job
 from server.observer import Observer
-from server.runlog import RunLog
+from server.record.run_log import RunLog
 from strategy.baselines import fedavg
 from strategy.messages import decode_arrays, encode_arrays
 

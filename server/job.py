@@ -6,17 +6,17 @@ from dataclasses import dataclass
 import psutil
 from transformers import AutoTokenizer
 
-from client.data import FederatedText, check_blocks
 from demo.base_model import ensure_base_model, resolve_model_name
-from moe.adapters import initial_arrays
-from moe.checkpoint import fingerprint
 from moe.device import choose_device
+from moe.disk.layout import read_layout
 from moe.experts import ExpertArrays, ExpertLayout, Tuning
-from moe.layout import read_layout
-from server.config import RunConfig
-from server.plan_from import plan_from
-from server.world import population_from, text_from, tuning_from
-from sim.plan import ContactPlan
+from moe.export.checkpoint import fingerprint
+from moe.tuning.adapters import initial_arrays
+from scenario.contact_plan import plan_from
+from scenario.data.federated_text import FederatedText, check_blocks
+from scenario.derive import population_from, text_from, tuning_from
+from scenario.settings.config import RunConfig
+from sim.plans.plan import ContactPlan
 from sim.population import Population
 
 FLOAT32_BYTES = 4

@@ -8,9 +8,9 @@ from flwr.app import MetricRecord
 from moe.experts import ExpertArrays
 from server.evaluate import Evaluator
 from server.job import Job
-from server.report import render_assignment
-from server.runlog import RunLog
-from server.summary import ClusterSummary
+from server.record.run_log import RunLog
+from server.report.screen import render_assignment
+from server.report.summary import ClusterSummary
 from strategy.assignment import Assignment
 
 

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from typing_extensions import override
 
-from sim.wire import ERROR_BYTES, content_bytes
+from sim.grid.message_bytes import ERROR_BYTES, content_bytes
 
 MAX_PULLS = 32
 """Replies that are fetched side by side; each may block while its node uploads."""

@@ -4,14 +4,14 @@ import time
 from collections.abc import Mapping
 
 from moe.experts import ExpertArrays
-from server.config import RunConfig
+from scenario.settings.config import RunConfig
 from server.ems_fl_run import Outcome
 from server.evaluate import Evaluator
 from server.job import FLOAT32_BYTES, Job
-from server.ledger import Ledger
 from server.observer import experts_per_layer
-from server.report import near_uniform_warning
-from server.summary import ClusterSummary, Cost, RunSummary, cost_of_messages
+from server.report.ledger import Ledger
+from server.report.screen import near_uniform_warning
+from server.report.summary import ClusterSummary, Cost, RunSummary, cost_of_messages
 
 
 def summarise(

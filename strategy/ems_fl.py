@@ -18,7 +18,7 @@ from strategy.assignment import Assignment, assign_experts
 from strategy.events import assigned_event
 from strategy.merging import merge_pass
 from strategy.messages import decode_arrays, encode_arrays, profile_instruction, train_instruction
-from strategy.reception import take_in
+from strategy.replies import take_in
 from strategy.settings import EmsFlSettings
 from strategy.state import EmsFlState, Flight
 
@@ -33,7 +33,7 @@ def _ignore(_: object) -> None:
 class EmsFl(Strategy):
     """Expert-driven splitting with stale-aware asynchronous aggregation.
 
-    The strategy touches the world only through a Flower ``Grid``: over ``sim.grid.SatelliteGrid``
+    The strategy touches the world only through a Flower ``Grid``: over ``sim.grid.grid.SatelliteGrid``
     nodes come and go with the satellites and time is simulated, over Flower's own grid the real
     link does the delaying.
 

@@ -24,7 +24,7 @@ class EmsFlSettings:
     max_experts : callable
         ``(cluster, memory_bytes) -> experts`` that a layer may give the cluster.
     one_of_each_bytes : int
-        What one expert of every layer holds on a device while it is tuned; see `moe.budget`.
+        What one expert of every layer holds on a device while it is tuned; see `moe.tuning.memory_budget`.
     assign_method : str
         ``optimal``, ``random`` or ``all``; see :func:`strategy.assignment.assign_experts`.
     discount : Discount

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from server.environment import quiet_settings, simulation_settings
-from server.launch import gpu_faults
+from server.launch.command import gpu_faults
+from server.launch.environment import quiet_settings, simulation_settings
 
 # Two workers of a machine that Ray is told has one GPU: one asks for a share of it, one for none.
 WORKERS = """

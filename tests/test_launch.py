@@ -16,11 +16,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from server.environment import FLOWER_CONFIG, checkout_settings, install, local_port
-from server.flower_run import FlowerRun, read_status
-from server.launch import main
-from server.processes import TAG_VARIABLE, end_all, free_port, port_is_free, tagged
-from server.run_config import merge_run_config, write_run_config
+from server.launch.command import main
+from server.launch.environment import FLOWER_CONFIG, checkout_settings, install, local_port
+from server.launch.flower_run import FlowerRun, read_status
+from server.launch.processes import TAG_VARIABLE, end_all, free_port, port_is_free, tagged
+from server.launch.run_config import merge_run_config, write_run_config
 
 ROOT = Path(__file__).resolve().parents[1]
 STUB = Path(__file__).resolve().parent / "stub_app"

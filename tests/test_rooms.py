@@ -1,4 +1,4 @@
-"""House rules: which room may import which, and what no file may hold."""
+"""House rules: which folder may import which, and what no file may hold. The table is in tests/rooms.py."""
 
 import ast
 import re
@@ -9,21 +9,14 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("client", "demo", "moe", "server", "sim", "strategy")
-# What a room may import of ours. `strategy` may have the torch-free names of moe and nothing else of it.
-ALLOWED = {
-    "moe": {"moe"},
-    "sim": {"sim"},
-    "strategy": {"strategy", "moe.experts"},
-    "demo": {"demo", "moe"},
-    "client": set(ROOMS),
-    "server": set(ROOMS),
-}
+from tests.rooms import MAY_IMPORT, ROOMS, ROOT, circles, folder_arrows, folder_of, read_imports
+
 # The extra `sky` of pyproject.toml: a module that needs one of these says so when it is asked for.
 OPTIONAL = ("numba", "matplotlib")
 LINE_LIMIT = 350
+FILE_LIMIT = 13
 TEXT_SUFFIXES = {".py", ".toml", ".md", ".txt", ".yml", ".yaml", ".sh", ".cfg", ""}
+IMPORTS = read_imports(ROOT)
 
 
 def python_files() -> list[Path]:
@@ -43,32 +36,51 @@ def text_files() -> Iterator[Path]:
             yield path
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Yield every imported module, those inside functions included."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute here"
-            for alias in node.names:
-                submodule = ROOT.joinpath(*str(node.module).split("."), alias.name).with_suffix(".py")
-                yield f"{node.module}.{alias.name}" if submodule.is_file() else str(node.module)
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_what_it_may(room: str) -> None:
-    faults = []
-    for path in sorted((ROOT / room).rglob("*.py")):
-        for module in imports(path):
-            if module.split(".")[0] not in ROOMS:
-                continue
-            if not any(module == name or module.startswith(f"{name}.") for name in ALLOWED[room]):
-                faults.append(f"{path.relative_to(ROOT)} imports {module}")
+@pytest.mark.parametrize("folder", sorted({folder_of(module) for module in IMPORTS}))
+def test_a_folder_imports_only_what_the_table_says(folder: str) -> None:
+    allowed = {folder, *MAY_IMPORT[folder]}
+    faults = [
+        f"{module} imports {target}"
+        for module, targets in IMPORTS.items()
+        for target in sorted(targets)
+        if folder_of(module) == folder and target not in allowed and folder_of(target) not in allowed
+    ]
     assert not faults, faults
 
 
+def test_the_table_names_every_folder_and_no_arrow_of_it_runs_back() -> None:
+    assert set(MAY_IMPORT) == {folder_of(module) for module in IMPORTS}
+    order = list(MAY_IMPORT)
+    for folder, targets in MAY_IMPORT.items():
+        for target in targets:
+            known = target if target in MAY_IMPORT else folder_of(target)
+            assert order.index(known) < order.index(folder) or known.startswith(f"{folder}."), (
+                folder,
+                target,
+            )
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    assert circles(IMPORTS) == []
+    assert circles(folder_arrows(IMPORTS)) == []
+    assert circles({"a": frozenset({"b"}), "b": frozenset({"c"}), "c": frozenset({"a"})}) == [["a", "b", "c"]]
+
+
+def test_a_folder_holds_a_dozen_files_and_says_what_it_is() -> None:
+    for folder in MAY_IMPORT:
+        place = ROOT.joinpath(*folder.split("."))
+        files = [path.name for path in place.glob("*.py") if path.stem != "__init__"]
+        assert len(files) <= FILE_LIMIT, f"{folder} holds {len(files)} files, at most {FILE_LIMIT}"
+        body = ast.parse((place / "__init__.py").read_text(encoding="utf-8")).body
+        assert len(body) == 1 and isinstance(body[0], ast.Expr), f"{folder}/__init__.py is one sentence alone"
+
+
 def modules_of(room: str) -> list[str]:
-    return [f"{room}.{path.stem}" for path in sorted((ROOT / room).glob("*.py")) if path.stem != "__init__"]
+    return [
+        module
+        for module in IMPORTS
+        if module.split(".")[0] == room and module.split(".")[-1] not in ("__init__", "__main__")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -93,14 +105,6 @@ def test_a_room_loads_where_the_others_packages_are_missing(room: str, forbidden
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr[-2000:]
-
-
-def test_a_package_file_is_a_docstring_only() -> None:
-    for room in ROOMS:
-        body = ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8")).body
-        assert len(body) == 1 and isinstance(body[0], ast.Expr), (
-            f"{room}/__init__.py holds more than its docstring"
-        )
 
 
 def test_no_file_is_called_utils_or_grows_beyond_the_limit() -> None:

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from client import partition
-from client.data import FederatedText, check_blocks, load_federated_text, pack
 from demo import corpus
 from demo.tokenizer import train_tokenizer
+from scenario.data import partition
+from scenario.data.federated_text import FederatedText, check_blocks, load_federated_text, pack
 from sim.population import Cluster, Population, build_population
 
 Deal = Callable[..., FederatedText]

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from client.train import TrainSpec, mean_loss, train
+from client.train import TrainSpec, train
 from moe.device import choose_device
+from moe.objective import mean_loss
 
 BLOCKS_NT = np.zeros((3, 4), np.int64)
 

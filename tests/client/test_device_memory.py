@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from benchmarks.tiny_models import MUST_PASS, VOCABULARY
 from client.train import TrainSpec, make_optimizer
-from moe.adapters import attach
-from moe.budget import kept_expert_bytes, tuned_expert_bytes
+from moe.disk.layout import read_layout
 from moe.experts import ExpertLayout, Tuning
-from moe.layout import read_layout
 from moe.objective import language_model_loss
-from moe.submodel import load_submodel
+from moe.submodel.load import load_submodel
+from moe.tuning.adapters import attach
+from moe.tuning.memory_budget import kept_expert_bytes, tuned_expert_bytes
 
 Tiny = Callable[[str], Path]
 KEEP = {0: (1, 4), 1: (0, 2, 7)}

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from benchmarks.tiny_models import VOCABULARY
-from client.kept_models import KeptModels, held_bytes
 from client.train import TrainSpec, train
-from client.tuned import TunedModels, submodel_bytes
+from moe.disk.layout import read_layout
 from moe.experts import ExpertId, Tuning
-from moe.layout import read_layout
-from server.config import read_config
+from scenario.model_cache import KeptModels, held_bytes
+from scenario.settings.reading import read_config
+from scenario.tuned_models import TunedModels, submodel_bytes
 
 NUMBER_BYTES = 4
 SPEC = TrainSpec(

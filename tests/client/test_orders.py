@@ -5,10 +5,10 @@ import math
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-from client.orders import read_orders
-from server.config import read_config
-from server.world import population_from
-from sim.journey import SKY_RECORD
+from client.instructions import read_orders
+from scenario.derive import population_from
+from scenario.settings.reading import read_config
+from sim.grid.transit import SKY_RECORD
 from tests.fake_grid import FakeGrid
 
 FakeGrid(lambda _: RecordDict())  # gives messages a run to belong to

@@ -14,11 +14,11 @@ from torch import nn
 
 from benchmarks.tiny_models import VOCABULARY, save_tiny
 from client.train import TrainSpec, train
-from moe.adapters import attach, get_arrays
 from moe.experts import Tuning
-from moe.half import half_products
+from moe.half_precision import half_products
 from moe.objective import language_model_loss
-from moe.submodel import load_submodel
+from moe.submodel.load import load_submodel
+from moe.tuning.adapters import attach, get_arrays
 
 KEEP = {0: (1, 5), 1: (0, 2, 7)}
 SPEC = TrainSpec(

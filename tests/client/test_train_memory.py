@@ -15,10 +15,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from benchmarks.tiny_models import MUST_PASS, VOCABULARY
 from client.train import TrainSpec, set_training_modes, train
-from moe.adapters import attach, get_arrays
 from moe.experts import ExpertArrays, Tuning
 from moe.objective import language_model_loss
-from moe.submodel import load_submodel
+from moe.submodel.load import load_submodel
+from moe.tuning.adapters import attach, get_arrays
 
 KEEP = {0: (1, 4), 1: (0, 2, 7)}
 # transformers says of jetmoe that it cannot.

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from demo.base_model import ensure_base_model
-from server.environment import quiet_settings
-from server.processes import TAG_VARIABLE, end_all, free_port, tagged
+from server.launch.environment import quiet_settings
+from server.launch.processes import TAG_VARIABLE, end_all, free_port, tagged
 
 ROOT = Path(__file__).resolve().parents[2]
 # conf/deployment.toml has four devices in two clusters, dealt in order: each node hosts one cluster.

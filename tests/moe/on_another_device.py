@@ -10,15 +10,16 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.tiny_models import save_tiny
-from client.train import TrainSpec, mean_loss, train
-from client.tuned import TunedModels
-from moe.adapters import MergedModel, attach, get_arrays, initial_arrays, set_arrays
+from client.train import TrainSpec, train
 from moe.device import to_device
+from moe.disk.layout import read_layout
 from moe.experts import ExpertArrays, ExpertId, Tuning
-from moe.layout import read_layout
-from moe.routing import routing_mass
-from moe.submodel import load_streamed, load_submodel
-from server.config import read_config
+from moe.objective import mean_loss
+from moe.submodel.load import load_streamed, load_submodel
+from moe.submodel.routing import routing_mass
+from moe.tuning.adapters import MergedModel, attach, get_arrays, initial_arrays, set_arrays
+from scenario.settings.reading import read_config
+from scenario.tuned_models import TunedModels
 
 Tiny = Callable[[str], Path]
 # One of every special form, of every shape of fused experts, a vision tower, an encoder-decoder.

@@ -1,6 +1,7 @@
 """The special families' blocks told slowly, token by token and expert by expert.
 
-Written against transformers' modules, not against `moe.special_forms`, so that the two can disagree.
+Written against transformers' modules, not against `moe.families.special_families`, so that the two can
+disagree.
 """
 
 from collections.abc import Callable

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from moe.absent import Absent, choose_kept
-from moe.adapters import attach
-from moe.blocks import MoEBlock, find_blocks
 from moe.experts import Tuning
+from moe.families.blocks import MoEBlock, find_blocks
 from moe.objective import language_model_inputs, language_model_loss
-from moe.submodel import load_full, load_submodel
+from moe.submodel.absent import Absent, choose_kept
+from moe.submodel.load import load_full, load_submodel
+from moe.tuning.adapters import attach
 from tests.moe.slow_blocks import is_special, run
 
 Tiny = Callable[[str], Path]

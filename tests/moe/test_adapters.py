@@ -11,12 +11,12 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 
-from moe.adapters import MergedModel, attach, frozen_factor, get_arrays, initial_arrays, set_arrays
-from moe.blocks import find_blocks
+from moe.disk.layout import open_storage, read_layout
 from moe.experts import ExpertId, ParameterKey, Tuning
-from moe.layout import open_storage, read_layout
+from moe.families.blocks import find_blocks
 from moe.objective import language_model_inputs
-from moe.submodel import load_full, load_submodel
+from moe.submodel.load import load_full, load_submodel
+from moe.tuning.adapters import MergedModel, attach, frozen_factor, get_arrays, initial_arrays, set_arrays
 
 Tiny = Callable[[str], Path]
 KEEP = {0: (5, 1), 1: (0, 2, 7)}

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from moe.adapters import initial_arrays
-from moe.checkpoint import export_adapter, export_merged, fingerprint
+from moe.disk.layout import read_layout
 from moe.experts import ExpertId, Tuning
-from moe.layout import read_layout
-from moe.submodel import load_full, load_submodel
+from moe.export.checkpoint import export_adapter, export_merged, fingerprint
+from moe.submodel.load import load_full, load_submodel
+from moe.tuning.adapters import initial_arrays
 
 Tiny = Callable[[str], Path]
 INDEX = "model.safetensors.index.json"

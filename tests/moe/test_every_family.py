@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from moe.blocks import REFUSED_FAMILIES, TESTED_FAMILIES
-from moe.layout import read_layout
+from moe.disk.layout import read_layout
+from moe.families.blocks import REFUSED_FAMILIES, TESTED_FAMILIES
 
 # The rows of a survey of transformers 5.23: every model type whose text model has routed experts.
 TEXT_FAMILIES = (

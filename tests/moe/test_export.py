@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from benchmarks.tiny_models import save_tiny
-from moe.adapters import initial_arrays
-from moe.checkpoint import export_adapter, export_merged, fingerprint, merge_adapter
+from moe.disk.layout import read_layout
 from moe.experts import ExpertArrays, ExpertId, Tuning
-from moe.export import main
-from moe.layout import read_layout
+from moe.export.checkpoint import export_adapter, export_merged, fingerprint, merge_adapter
+from moe.export.command import main
+from moe.tuning.adapters import initial_arrays
 
 Tiny = Callable[[str], Path]
 TUNING = Tuning(lora_rank=3, lora_alpha=5.0, seed=2)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from benchmarks.tiny_models import FAMILIES, MUST_PASS, VOCABULARY, save_tiny
-from moe.blocks import TESTED_FAMILIES
-from moe.layout import read_layout
+from moe.disk.layout import read_layout
+from moe.families.blocks import TESTED_FAMILIES
+from moe.inspect.selftest import check
 from moe.objective import language_model_inputs
-from moe.selftest import check
-from moe.submodel import load_submodel
+from moe.submodel.load import load_submodel
 
 
 def test_the_families_called_tested_are_these() -> None:

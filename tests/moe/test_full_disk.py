@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moe.adapters import initial_arrays
-from moe.checkpoint import export_adapter, export_merged
+from moe.disk.writing import new_folder, writing
 from moe.experts import ExpertArrays, ExpertId, Tuning
-from moe.export import main
-from moe.writing import new_folder, writing
+from moe.export.checkpoint import export_adapter, export_merged
+from moe.export.command import main
+from moe.tuning.adapters import initial_arrays
 from tests.full_disk import contents, files_at_most
 
 Tiny = Callable[[str], Path]

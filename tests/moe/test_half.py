@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-import moe.half
+import moe.half_precision
 from benchmarks.tiny_models import save_tiny
-from moe.adapters import attach
 from moe.experts import Tuning
-from moe.half import ProductsInFloat32, half_products
-from moe.submodel import load_submodel
+from moe.half_precision import ProductsInFloat32, half_products
+from moe.submodel.load import load_submodel
+from moe.tuning.adapters import attach
 
 HALVES = [torch.bfloat16, torch.float16]
 
@@ -44,7 +44,7 @@ def test_an_operand_in_pieces_gives_the_same(monkeypatch: pytest.MonkeyPatch) ->
     left, right = torch.randn(5, 33).bfloat16(), torch.randn(33, 7).bfloat16()
     with ProductsInFloat32():
         whole = left @ right
-        monkeypatch.setattr(moe.half, "_PIECE", 70)
+        monkeypatch.setattr(moe.half_precision, "_PIECE", 70)
         pieces = left @ right
     torch.testing.assert_close(pieces, whole, atol=1e-6, rtol=torch.finfo(torch.bfloat16).eps)
 

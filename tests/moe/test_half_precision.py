@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.tiny_models import MUST_PASS, SPECIAL
-from moe.adapters import MergedModel, attach, get_arrays, initial_arrays, set_arrays
-from moe.checkpoint import export_merged
+from moe.disk.layout import open_storage, read_layout
 from moe.experts import Tuning
-from moe.layout import open_storage, read_layout
+from moe.export.checkpoint import export_merged
+from moe.inspect.selftest import check
 from moe.objective import language_model_inputs, language_model_loss
-from moe.selftest import check
-from moe.submodel import all_experts, load_full, load_submodel
+from moe.submodel.load import all_experts, load_full, load_submodel
+from moe.tuning.adapters import MergedModel, attach, get_arrays, initial_arrays, set_arrays
 
 Half = Callable[[torch.dtype], Path]
 DTYPES = [torch.bfloat16, torch.float16]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from moe.adapters import initial_arrays
-from moe.checkpoint import export_adapter, fingerprint
+from moe.disk.hub import hub_name, resolve_folder
+from moe.disk.layout import read_layout
 from moe.experts import Tuning
-from moe.export import main
-from moe.hub import hub_name, resolve_folder
-from moe.layout import read_layout
+from moe.export.checkpoint import export_adapter, fingerprint
+from moe.export.command import main
+from moe.tuning.adapters import initial_arrays
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "ems-fl-tests/tiny-mixtral"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moe.inspect import main
+from moe.inspect.command import main
 
 
 def test_it_tells_what_a_device_would_hold(

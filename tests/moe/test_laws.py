@@ -11,18 +11,18 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from benchmarks.tiny_models import SPECIAL, save_tiny
-from moe.absent import Absent
-from moe.adapters import MergedModel, attach, frozen_factor, get_arrays, initial_arrays
-from moe.blocks import MoEBlock, find_blocks
-from moe.checkpoint import export_adapter, export_merged, load_adapter
+from moe.disk.layout import open_storage, read_layout
+from moe.disk.shards import Part
 from moe.experts import ExpertArrays, ParameterKey, Tuning
+from moe.export.adapter_targets import has_adapter
+from moe.export.checkpoint import export_adapter, export_merged, load_adapter
 from moe.factors import PROJECTIONS
-from moe.layout import open_storage, read_layout
+from moe.families.blocks import MoEBlock, find_blocks
+from moe.inspect.selftest import check, merges_exactly
 from moe.objective import language_model_inputs, language_model_loss
-from moe.places import has_adapter
-from moe.selftest import check, merges_exactly
-from moe.shards import Part
-from moe.submodel import all_experts, build_submodel, fused_experts, load_full, load_submodel
+from moe.submodel.absent import Absent
+from moe.submodel.load import all_experts, build_submodel, fused_experts, load_full, load_submodel
+from moe.tuning.adapters import MergedModel, attach, frozen_factor, get_arrays, initial_arrays
 
 KEEP = {0: (5, 1), 1: (0, 2, 7)}
 

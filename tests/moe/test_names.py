@@ -7,12 +7,12 @@ import torch
 from transformers import AutoModel
 
 from benchmarks.tiny_models import save_tiny
-from moe.adapters import MergedModel, initial_arrays
-from moe.checkpoint import export_merged
+from moe.disk.layout import open_storage, read_layout
 from moe.experts import Tuning
-from moe.layout import open_storage, read_layout
-from moe.selftest import check
-from moe.submodel import load_full
+from moe.export.checkpoint import export_merged
+from moe.inspect.selftest import check
+from moe.submodel.load import load_full
+from moe.tuning.adapters import MergedModel, initial_arrays
 
 
 def test_files_of_the_base_model_alone_are_read_and_written_under_their_own_names(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 from benchmarks.tiny_models import save_tiny, tiny_config
 from moe.objective import language_model_inputs, language_model_loss
-from moe.submodel import load_full
+from moe.submodel.load import load_full
 
 
 def test_a_decoder_predicts_every_next_token(tiny: Callable[[str], Path], tokens: torch.Tensor) -> None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from moe.blocks import find_blocks
-from moe.layout import auto_class
+from moe.disk.layout import auto_class
+from moe.families.blocks import find_blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.tiny_models import save_tiny
 from moe.objective import language_model_loss
-from moe.submodel import load_full, load_submodel
+from moe.submodel.load import load_full, load_submodel
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_vl_moe"])

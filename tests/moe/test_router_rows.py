@@ -13,15 +13,15 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from benchmarks.tiny_models import MUST_PASS
-from moe.adapters import MergedModel, attach, check_arrays, get_arrays, initial_arrays, set_arrays
-from moe.checkpoint import export_adapter, export_merged, load_adapter
+from moe.disk.layout import open_storage, read_layout
 from moe.experts import ExpertArrays, ExpertId, Tuning
+from moe.export.checkpoint import export_adapter, export_merged, load_adapter
 from moe.factors import ROUTER_ROW
-from moe.kept import kept_experts
-from moe.layout import open_storage, read_layout
 from moe.objective import language_model_inputs, language_model_loss
-from moe.router_rows import router_names
-from moe.submodel import all_experts, load_full, load_submodel
+from moe.submodel.expert_subset import kept_experts
+from moe.submodel.load import all_experts, load_full, load_submodel
+from moe.tuning.adapters import MergedModel, attach, check_arrays, get_arrays, initial_arrays, set_arrays
+from moe.tuning.router_rows import router_names
 
 Tiny = Callable[..., Path]
 TUNING = Tuning(lora_rank=2, router_rows=True)

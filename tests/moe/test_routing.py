@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from benchmarks.tiny_models import SPECIAL
-from moe.blocks import find_blocks
-from moe.layout import read_layout
+from moe.disk.layout import read_layout
+from moe.families.blocks import find_blocks
 from moe.objective import language_model_inputs
-from moe.routing import routing_mass
-from moe.submodel import load_full, load_streamed, load_submodel
+from moe.submodel.load import load_full, load_streamed, load_submodel
+from moe.submodel.routing import routing_mass
 from tests.moe.slow_blocks import choices, is_special
 
 
@@ -74,7 +74,7 @@ def test_experts_streamed_from_disk_give_the_same_mass_and_logits(
 
 
 def test_a_sub_model_cannot_tell_what_the_full_model_would_use(tiny: Callable[[str], Path]) -> None:
-    with pytest.raises(ValueError, match=r"profile with moe.submodel.load_full or load_streamed"):
+    with pytest.raises(ValueError, match=r"profile with moe.submodel.load.load_full or load_streamed"):
         routing_mass(load_submodel(tiny("mixtral"), {0: (1,)}), [torch.zeros(1, 2, dtype=torch.long)])
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.tiny_models import save_tiny
-from moe import selftest
-from moe.kept import KeptExperts
-from moe.selftest import check
-from moe.submodel import fused_experts
+from moe.inspect import selftest
+from moe.inspect.selftest import check
+from moe.submodel.expert_subset import KeptExperts
+from moe.submodel.load import fused_experts
 
 Tiny = Callable[[str], Path]
 

@@ -12,16 +12,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from benchmarks.tiny_models import SPECIAL, save_tiny
-from moe.adapters import attach, initial_arrays
-from moe.blocks import find_blocks
-from moe.checkpoint import export_merged
+from moe.disk.layout import open_storage, read_layout
 from moe.experts import ExpertId, Tuning
-from moe.inspect import main
-from moe.layout import open_storage, read_layout
+from moe.export.checkpoint import export_merged
+from moe.families.blocks import find_blocks
+from moe.inspect.command import main
+from moe.inspect.selftest import check
 from moe.objective import language_model_inputs, language_model_loss
-from moe.routing import routing_mass
-from moe.selftest import check
-from moe.submodel import load_full, load_submodel
+from moe.submodel.load import load_full, load_submodel
+from moe.submodel.routing import routing_mass
+from moe.tuning.adapters import attach, initial_arrays
 
 Tiny = Callable[[str], Path]
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.tiny_models import MUST_PASS
-from moe.adapters import MergedModel, initial_arrays
+from moe.disk.layout import open_storage, read_layout
 from moe.experts import ExpertArrays, Tuning
-from moe.layout import open_storage, read_layout
 from moe.objective import language_model_inputs
-from moe.submodel import StreamedExperts
+from moe.submodel.load import StreamedExperts
+from moe.tuning.adapters import MergedModel, initial_arrays
 
 Tiny = Callable[..., Path]
 

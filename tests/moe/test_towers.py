@@ -12,13 +12,13 @@ from transformers import AutoModelForImageTextToText
 
 from benchmarks.published import PUBLISHED
 from benchmarks.tiny_models import save_tiny
-from moe.adapters import MergedModel, initial_arrays
-from moe.checkpoint import export_adapter, export_merged, merge_adapter
+from moe.disk.layout import open_storage, read_layout
 from moe.experts import ExpertArrays, Tuning
-from moe.inspect import main
-from moe.layout import open_storage, read_layout
-from moe.selftest import check
-from moe.submodel import load_full, load_submodel
+from moe.export.checkpoint import export_adapter, export_merged, merge_adapter
+from moe.inspect.command import main
+from moe.inspect.selftest import check
+from moe.submodel.load import load_full, load_submodel
+from moe.tuning.adapters import MergedModel, initial_arrays
 
 TUNING = Tuning(lora_rank=2)
 

@@ -8,13 +8,13 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from moe.adapters import MergedModel, attach, initial_arrays, set_arrays
-from moe.checkpoint import export_adapter, export_merged, merge_adapter
+from moe.disk.layout import open_storage, read_layout
 from moe.experts import ExpertArrays, Tuning
-from moe.layout import open_storage, read_layout
+from moe.export.adapter_targets import has_adapter
+from moe.export.checkpoint import export_adapter, export_merged, merge_adapter
 from moe.objective import language_model_inputs
-from moe.places import has_adapter
-from moe.submodel import all_experts, load_full, load_submodel
+from moe.submodel.load import all_experts, load_full, load_submodel
+from moe.tuning.adapters import MergedModel, attach, initial_arrays, set_arrays
 
 TUNINGS = [
     Tuning(lora_rank=4, lora_alpha=6.0, lora_rslora=True, seed=3),

@@ -13,8 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from client.app import app as client_app
 from demo.tokenizer import train_tokenizer
+from scenario.settings.config import Scalar
+from scenario.settings.reading import read_config
 from server.app import run
-from server.config import Scalar, read_config
 from tests.fake_grid import FakeGrid
 
 DOMAINS = {

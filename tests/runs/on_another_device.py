@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-import client.tuned
+import scenario.tuned_models
 import server.evaluate
+from scenario.settings.reading import read_config
 from server.app import run
-from server.config import read_config
 from tests.fake_grid import FakeGrid
 from tests.runs.conftest import Settings
 
@@ -29,7 +29,7 @@ def test_a_run_has_the_cpus_numbers(
             chosen.append(device.type)
             return device
 
-        for module in (client.tuned, server.evaluate):
+        for module in (scenario.tuned_models, server.evaluate):
             monkeypatch.setattr(module, "choose_device", choose)
         # The name differs, so that this process does not answer with the models it has from before.
         settings = {**tiny_run, **SHORT, "run.name": device.type}

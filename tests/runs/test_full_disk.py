@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from scenario.settings.config import Scalar
+from scenario.settings.reading import read_config
 from server.app import run
-from server.config import Scalar, read_config
-from server.runlog import EVENTS_FILE
+from server.record.run_log import EVENTS_FILE
 from tests.fake_grid import FakeGrid
 from tests.full_disk import contents, files_at_most
 

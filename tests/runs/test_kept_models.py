@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import tuned
+from scenario import tuned_models as tuned
+from scenario.settings.reading import read_config
 from server.app import run
-from server.config import read_config
-from server.state import load_state
+from server.record.state import load_state
 from tests.fake_grid import FakeGrid
 from tests.runs.conftest import Settings
 

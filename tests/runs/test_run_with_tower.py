@@ -11,13 +11,13 @@ from peft import PeftModel
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from benchmarks.tiny_models import save_tiny
-from moe.adapters import MergedModel
-from moe.checkpoint import merge_adapter
-from moe.submodel import load_full
+from moe.export.checkpoint import merge_adapter
+from moe.submodel.load import load_full
+from moe.tuning.adapters import MergedModel
+from scenario.derive import tuning_from
+from scenario.settings.reading import read_config
 from server.app import run
-from server.config import read_config
-from server.state import load_state
-from server.world import tuning_from
+from server.record.state import load_state
 from tests.fake_grid import FakeGrid
 from tests.runs.conftest import Settings
 

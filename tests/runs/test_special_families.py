@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from benchmarks.tiny_models import save_tiny
-from moe.adapters import MergedModel
+from moe.disk.layout import auto_class, read_layout
 from moe.experts import ExpertArrays
-from moe.layout import auto_class, read_layout
 from moe.objective import language_model_inputs
-from moe.submodel import load_full
+from moe.submodel.load import load_full
+from moe.tuning.adapters import MergedModel
+from scenario.derive import tuning_from
+from scenario.settings.config import RunConfig
+from scenario.settings.reading import read_config
 from server.app import run
-from server.config import RunConfig, read_config
-from server.state import load_state
-from server.world import tuning_from
+from server.record.state import load_state
 from tests.fake_grid import FakeGrid
 from tests.runs.conftest import Settings
 

@@ -9,13 +9,13 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from moe.adapters import MergedModel
+from moe.tuning.adapters import MergedModel
+from scenario.derive import tuning_from
+from scenario.settings.reading import read_config
 from server.app import run
-from server.config import read_config
 from server.ems_fl_run import settings_from
 from server.job import prepare
-from server.state import load_state, save_state
-from server.world import tuning_from
+from server.record.state import load_state, save_state
 from tests.fake_grid import FakeGrid
 from tests.runs.conftest import Settings
 

@@ -15,14 +15,14 @@ from flwr.app import Message
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from moe.adapters import MergedModel
+from moe.tuning.adapters import MergedModel
+from scenario.contact_plan import plan_from
+from scenario.derive import population_from, tuning_from
+from scenario.settings.reading import read_config
 from server.app import run
-from server.config import read_config
 from server.job import prepare
-from server.plan_from import plan_from
-from server.state import load_state
-from server.world import population_from, tuning_from
-from sim.plan_files import write_plan
+from server.record.state import load_state
+from sim.plan_files.files import write_plan
 from tests.fake_grid import FakeGrid
 from tests.runs.conftest import Settings
 

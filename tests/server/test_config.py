@@ -11,10 +11,11 @@ from flwr.common.config import flatten_dict, parse_config_args
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.config import RunConfig, config_fields, flat_config, read_config
-from server.config_text import commented_toml, configuration_page, toml_text, toml_value
-from server.world import population_from
-from sim.link import PRESETS
+from scenario.derive import population_from
+from scenario.settings.as_text import commented_toml, configuration_page, toml_text, toml_value
+from scenario.settings.config import RunConfig, config_fields, flat_config
+from scenario.settings.reading import read_config
+from sim.plans.link import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF_FILES = sorted((ROOT / "conf").glob("*.toml"))
@@ -42,13 +43,13 @@ def test_pyproject_holds_every_setting_with_its_default() -> None:
 
 
 def test_pyproject_holds_the_comments_that_the_command_prints() -> None:
-    assert commented_toml(RunConfig) in (ROOT / "pyproject.toml").read_text()
+    assert commented_toml() in (ROOT / "pyproject.toml").read_text()
 
 
 def test_the_documentation_page_is_what_the_command_prints() -> None:
     command = [sys.executable, "-m", "server.config"]
     printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert printed == configuration_page(RunConfig)
+    assert printed == configuration_page()
     assert (ROOT / "docs" / "configuration.md").read_text() == printed, (
         "run: python -m server.config > docs/configuration.md"
     )
@@ -292,7 +293,7 @@ def test_every_scalar_survives_toml(value: str | bool | int | float) -> None:
 def test_the_named_skies_serve_every_cluster_again_and_again(name: str) -> None:
     config = read_config(parse_config_args([str(ROOT / "conf" / f"{name}.toml")]))
     # The rooms behind it are only needed here.
-    from server.plan_from import plan_from
+    from scenario.contact_plan import plan_from
 
     notices: list[str] = []
     plan = plan_from(config, population_from(config), notices.append)

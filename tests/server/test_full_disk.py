@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from server.config import read_config
-from server.event_log import EventLog, read_events
-from server.run_folder import create_run_folder, write_atomically
-from server.runlog import RunLog
+from scenario.settings.reading import read_config
+from server.record.event_log import EventLog, read_events
+from server.record.run_folder import create_run_folder, write_atomically
+from server.record.run_log import RunLog
 from tests.full_disk import contents, files_at_most
 
 CONFIG = read_config({"run.heartbeat-s": 3600.0})

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from server.config import Scalar, read_config
-from server.plan_from import plan_from
-from server.world import population_from
-from sim.plan import ContactPlan
-from sim.plan_files import write_plan
+from scenario.contact_plan import plan_from
+from scenario.derive import population_from
+from scenario.settings.config import Scalar
+from scenario.settings.reading import read_config
+from sim.plan_files.files import write_plan
+from sim.plans.plan import ContactPlan
 
 
 def plan(settings: Mapping[str, Scalar]) -> ContactPlan:

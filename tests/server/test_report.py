@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.report import (
+from server.report.screen import (
     WIDTH,
     count,
     duration,
@@ -19,7 +19,7 @@ from server.report import (
     render_summary,
     size,
 )
-from server.summary import ClusterSummary, Cost, RunSummary, cost_of_messages, write_summary
+from server.report.summary import ClusterSummary, Cost, RunSummary, cost_of_messages, write_summary
 
 NAIROBI = ClusterSummary(
     name="nairobi",

@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 from flwr.common.config import parse_config_args
 
-from server.config import RunConfig, read_config
-from server.event_log import EventLog, read_events
-from server.run_folder import (
+from scenario.settings.config import RunConfig
+from scenario.settings.reading import read_config
+from server.record.event_log import EventLog, read_events
+from server.record.run_folder import (
     check_resumable,
     create_run_folder,
     name_run_folder,
     read_settings,
     write_atomically,
 )
-from server.runlog import LOOK_EVERY_S, RunLog, day_clock
+from server.record.run_log import LOOK_EVERY_S, RunLog, day_clock
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -220,7 +221,7 @@ def test_half_a_line_is_an_error_with_its_number(tmp_path: Path) -> None:
 
 def test_an_event_is_in_the_file_even_if_the_process_is_killed(tmp_path: Path) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from server.event_log import EventLog;"
+        "import os, sys; from pathlib import Path; from server.record.event_log import EventLog;"
         "EventLog(Path(sys.argv[1])).append({'event': 'a'}); os._exit(9)"
     )
     path = tmp_path / "events.jsonl"
@@ -328,6 +329,6 @@ def test_closing_twice_does_nothing(tmp_path: Path) -> None:
 
 
 def test_the_log_needs_no_torch_until_a_curve_is_drawn() -> None:
-    script = "import sys, server.runlog, server.report; print('torch' in sys.modules)"
+    script = "import sys, server.record.run_log, server.report.screen; print('torch' in sys.modules)"
     command = [sys.executable, "-c", script]
     assert subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout == "False\n"

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moe.experts import ParameterKey
-from server.state import STATE_FILE, load_state, save_state
+from server.record.state import STATE_FILE, load_state, save_state
 from strategy.assignment import Assignment
 from strategy.messages import ExpertUpdate, Profile
 from strategy.state import Arrival, EmsFlState, Flight

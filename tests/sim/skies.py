@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
-from sim.grid import SatelliteGrid
-from sim.plan import Contact, ContactPlan
+from sim.grid.grid import SatelliteGrid
+from sim.grid.message_bytes import content_bytes
+from sim.plans.plan import Contact, ContactPlan
 from sim.population import Cluster, Device, Node, Population
-from sim.wire import content_bytes
 from tests.fake_grid import Client, FakeGrid
 
 STEPS = {"min_steps": 1, "max_steps": 10_000}

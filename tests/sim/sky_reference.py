@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sim.plan import Contact, ContactPlan
+from sim.plans.plan import Contact, ContactPlan
 from sim.population import Population
 
 NEAR = 1e-7  # seconds, bytes or steps that a rounding could turn into another decision

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.area import common_windows, corners
-from sim.contact import find_window_table, find_windows
-from sim.link import link_preset
+from sim.orbits.walker import walker
+from sim.plans.from_orbits import SkySettings, build_plan
+from sim.plans.link import link_preset
 from sim.population import Cluster
 from sim.sites import default_clusters, read_sites
-from sim.sky import SkySettings, build_plan
-from sim.walker import walker
+from sim.windows.area import common_windows, corners
+from sim.windows.finder import find_window_table, find_windows
 
 EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 DAY_S = 86_400.0

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.capacity import Capacity
-from sim.channel import SharedChannel
-from sim.plan import Contact
+from sim.grid.capacity import Capacity
+from sim.grid.channel import SharedChannel
+from sim.plans.plan import Contact
 from tests.sim.skies import flat
 from tests.sim.test_plan import ramp
 

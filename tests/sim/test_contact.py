@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.contact import (
+from sim.orbits.elements import parse_tle, read_tle
+from sim.orbits.walker import walker
+from sim.population import Cluster
+from sim.sites import default_clusters
+from sim.windows.finder import (
     ContactWindow,
     LeftOut,
     find_window_blocks,
     find_window_table,
     find_windows,
 )
-from sim.elements import parse_tle, read_tle
-from sim.population import Cluster
-from sim.sites import default_clusters
-from sim.walker import walker
 from tests.sim.windows import DAY_S, EPOCH, TRUTH_START, elevations_deg, geostationary, nasty_skies, site
 
 TEN_MILLISECONDS = 0.010
@@ -142,8 +142,8 @@ def test_the_result_does_not_depend_on_how_the_work_is_cut_up(monkeypatch: pytes
         for i in range(13)
     ]
     whole = find_windows(satellites, sites, start=EPOCH, span_s=DAY_S)
-    monkeypatch.setattr("sim.contact._MAX_NODES", 3_000)
-    monkeypatch.setattr("sim.passes._MAX_SCREENED", 7_000)
+    monkeypatch.setattr("sim.windows.finder._MAX_NODES", 3_000)
+    monkeypatch.setattr("sim.windows.passes._MAX_SCREENED", 7_000)
     assert find_windows(satellites, sites, start=EPOCH, span_s=DAY_S) == whole
     alone = [w for s in satellites for h in sites for w in find_windows([s], [h], start=EPOCH, span_s=DAY_S)]
     order = {s.name: i for i, s in enumerate(sites)}
@@ -170,7 +170,7 @@ def test_a_decayed_satellite_is_reported_and_left_out(shared_data: Path) -> None
 
 def test_numba_has_the_same_tolerances() -> None:
     pytest.importorskip("numba")
-    from sim import hermite, passes_numba  # only where numba is installed
+    from sim.windows import hermite, passes_numba  # only where numba is installed
 
     for name in ("TOLERANCE", "MAX_ITERATIONS", "HAIR"):
         assert getattr(hermite, name) == getattr(passes_numba, name)
@@ -216,7 +216,7 @@ def test_blocks_hold_the_rows_of_the_table(monkeypatch: pytest.MonkeyPatch) -> N
     satellites = walker(total=5, planes=5, phasing=1, inclination_deg=70, altitude_km=700, epoch=EPOCH)
     sites = list(default_clusters(4))
     whole = find_window_table(satellites, sites, start=EPOCH, span_s=DAY_S)
-    monkeypatch.setattr("sim.contact._MAX_NODES", 3_000)
+    monkeypatch.setattr("sim.windows.finder._MAX_NODES", 3_000)
     blocks = list(find_window_blocks(satellites, sites, start=EPOCH, span_s=DAY_S))
     assert len(blocks) == 3
     assert sum(len(block.rise_s) for block in blocks) == len(whole.rise_s)

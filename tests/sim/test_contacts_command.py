@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from sim.contacts import main
-from sim.plan_files import read_plan
+from sim.contacts.command import main
+from sim.plan_files.files import read_plan
 
 HERE = ["--site", "Leh,34.16,77.58,3500", "--site", "Tristan da Cunha,-37.07,-12.31"]
 

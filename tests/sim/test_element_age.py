@@ -1,4 +1,4 @@
-"""How far passes drift as elements grow old: the reason for the notice of `sim.sky`."""
+"""How far passes drift as elements grow old: the reason for the notice of `sim.plans.from_orbits`."""
 
 import datetime as dt
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim.contact import find_windows
-from sim.elements import parse_tle
-from sim.orbit import Satellite
+from sim.orbits.elements import parse_tle
+from sim.orbits.orbit import Satellite
 from sim.population import Cluster
+from sim.windows.finder import find_windows
 
 DAY = dt.datetime(2026, 8, 20, tzinfo=dt.UTC)
 SITES = [

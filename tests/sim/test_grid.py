@@ -8,7 +8,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.common.serde import recorddict_to_proto
 
-from sim.wire import ERROR_BYTES, content_bytes
+from sim.grid.message_bytes import ERROR_BYTES, content_bytes
 from tests.fake_grid import FakeGrid
 from tests.sim.skies import answering, flat, payload, run_until, sky, train
 
@@ -221,8 +221,8 @@ def test_dead_workers_are_found_out_once_not_once_for_each_message(monkeypatch: 
     def sleep(seconds: float) -> None:
         slept_s[0] += seconds
 
-    monkeypatch.setattr("sim.workers.sleep", sleep)
-    monkeypatch.setattr("sim.workers.monotonic", lambda: slept_s[0])
+    monkeypatch.setattr("sim.grid.workers.sleep", sleep)
+    monkeypatch.setattr("sim.grid.workers.monotonic", lambda: slept_s[0])
     grid, log = sky({"A": [flat(0.0, 9000.0, 1e6, 1e6)]}, {"A": [30.0] * 20}, client=lambda _: None)
     ids = set(grid.push_messages([train(node_id, 20, kind="query") for node_id in range(1, 21)]))
     replies = run_until(grid, lambda: len(log) == 60, ids)
@@ -231,7 +231,7 @@ def test_dead_workers_are_found_out_once_not_once_for_each_message(monkeypatch: 
 
 
 def test_a_grid_without_nodes_says_so_and_gives_an_error_reply(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sim.workers.ON_WAIT_EVERY_S", 0.02)
+    monkeypatch.setattr("sim.grid.workers.ON_WAIT_EVERY_S", 0.02)
     inner = FakeGrid(answering(100))
     words: list[str] = []
     inner.node_ids.clear()
@@ -242,7 +242,7 @@ def test_a_grid_without_nodes_says_so_and_gives_an_error_reply(monkeypatch: pyte
 
 
 def test_nodes_lost_while_waiting_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sim.workers.ON_WAIT_EVERY_S", 0.02)
+    monkeypatch.setattr("sim.grid.workers.ON_WAIT_EVERY_S", 0.02)
     words: list[str] = []
 
     def client(_: Message) -> None:

@@ -13,12 +13,12 @@ from flwr.app import Message
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sim.grid import SatelliteGrid
-from sim.link import link_preset
-from sim.plan import DIRECTIONS, Contact, ContactPlan, Direction
+from sim.grid.grid import SatelliteGrid
+from sim.plans.from_orbits import SkySettings, build_plan
+from sim.plans.link import link_preset
+from sim.plans.plan import DIRECTIONS, Contact, ContactPlan, Direction
 from sim.population import Population, build_population
 from sim.sites import default_clusters
-from sim.sky import SkySettings, build_plan
 from tests.fake_grid import Client, FakeGrid
 from tests.sim.skies import payload, people, train
 from tests.sim.sky_reference import SlowSky, Trip

@@ -8,7 +8,7 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg, Result, Strategy
 
-from sim.plan import Contact
+from sim.plans.plan import Contact
 from tests.fake_grid import FakeGrid
 from tests.sim.skies import flat, sky
 

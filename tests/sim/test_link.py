@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.link import PRESETS, FixedRate, Link, LinkBudget, fixed_link, link_preset, slant_range_km
+from sim.plans.link import PRESETS, FixedRate, Link, LinkBudget, fixed_link, link_preset, slant_range_km
 
 ONE_HUNDREDTH_DB = 0.01
 

@@ -6,12 +6,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from sim.contact import (
+from sim.orbits.orbit import Satellite
+from sim.orbits.walker import walker
+from sim.population import Cluster
+from sim.windows.finder import (
     find_windows,
 )
-from sim.orbit import Satellite
-from sim.population import Cluster
-from sim.walker import walker
 from tests.sim.windows import DAY_S, EPOCH, TRUTH_START, elevations_deg, geostationary, nasty_skies, site
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from sgp4 import exporter
 
-from sim.elements import read_elements, read_tle
-from sim.omm import parse_omm
-from sim.orbit import propagate
+from sim.orbits.elements import read_elements, read_tle
+from sim.orbits.omm import parse_omm
+from sim.orbits.orbit import propagate
 
 A_MILLIMETRE = 1e-6  # km
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sgp4.api import Satrec, SatrecArray
 
-from sim.elements import checksum, parse_tle, read_elements, read_tle
-from sim.orbit import Satellite, julian_date, propagate, sidereal_angle_rad
-from sim.walker import walker
+from sim.orbits.elements import checksum, parse_tle, read_elements, read_tle
+from sim.orbits.orbit import Satellite, julian_date, propagate, sidereal_angle_rad
+from sim.orbits.walker import walker
 
 TWO_TENTHS_OF_A_MILLIMETRE = 2e-7  # km
 EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.capacity import Capacity
-from sim.plan import Contact, ContactPlan
+from sim.grid.capacity import Capacity
+from sim.plans.plan import Contact, ContactPlan
 from tests.sim.skies import flat
 
 

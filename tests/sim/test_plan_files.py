@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sim.plan import Contact, ContactPlan
-from sim.plan_files import read_plan, write_plan
-from sim.plan_ion import plan_from_ion
-from sim.plan_stk import read_stk, write_stk
+from sim.plan_files.files import read_plan, write_plan
+from sim.plan_files.ion import plan_from_ion
+from sim.plan_files.stk import read_stk, write_stk
+from sim.plans.plan import Contact, ContactPlan
 from tests.sim.skies import flat
 from tests.sim.test_plan import ramp
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim.contact import find_window_table, find_windows
-from sim.elements import parse_tle
+from sim.orbits.elements import parse_tle
+from sim.orbits.walker import walker
 from sim.population import Cluster
 from sim.sites import read_sites
-from sim.walker import walker
+from sim.windows.finder import find_window_table, find_windows
 
 DAY_S = 86_400.0
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sim.contact import find_window_table
-from sim.link import link_preset
+from sim.orbits.walker import walker
+from sim.plans.from_orbits import SkySettings, build_plan
+from sim.plans.link import link_preset
 from sim.population import Cluster
-from sim.relay import forward_wait_s
 from sim.sites import default_clusters
-from sim.sky import SkySettings, build_plan
-from sim.walker import walker
+from sim.windows.finder import find_window_table
+from sim.windows.relay import forward_wait_s
 
 EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 DAY_S = 86_400.0

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.contact import find_windows
-from sim.geodesy import site_positions_km
-from sim.link import FixedRate, Link, LinkBudget, link_preset
-from sim.merge import Pass, merge_passes
-from sim.orbit import propagate
+from sim.orbits.orbit import propagate
+from sim.orbits.walker import walker
+from sim.plans.best_rate import Pass, merge_passes
+from sim.plans.from_orbits import SkySettings, build_plan, load_satellites, start_of
+from sim.plans.link import FixedRate, Link, LinkBudget, link_preset
 from sim.population import Cluster
 from sim.sites import default_clusters
-from sim.sky import SkySettings, build_plan, load_satellites, start_of
-from sim.walker import walker
+from sim.windows.finder import find_windows
+from sim.windows.geodesy import site_positions_km
 
 EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 DAY_S = 86_400.0

@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 
-from sim.elements import checksum, parse_tle
-from sim.geodesy import site_positions_km
-from sim.orbit import Satellite, propagate
+from sim.orbits.elements import checksum, parse_tle
+from sim.orbits.orbit import Satellite, propagate
+from sim.orbits.walker import walker
 from sim.population import Cluster
-from sim.walker import walker
+from sim.windows.geodesy import site_positions_km
 
 DAY_S = 86_400.0
 TRUTH_START = dt.datetime(2021, 1, 31, tzinfo=dt.UTC)

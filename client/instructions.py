@@ -1,0 +1,95 @@
+"""Who this message is for and how long there is to train.
+
+In simulation the sky says so in the message; in deployment the node knows its cluster and devices
+from its own configuration and trains for a budget of real time.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+from flwr.app import Context, Message
+
+from scenario.settings.config import RunConfig
+from sim.grid.transit import SKY_RECORD
+from sim.population import Population
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orders:
+    """What the client works from.
+
+    Parameters
+    ----------
+    cluster : str
+        The node's cluster.
+    devices : tuple[int, ...]
+        Devices it hosts.
+    steps : int
+        Most local steps.
+    wall_budget_s : float
+        Most real seconds; infinite in simulation.
+    """
+
+    cluster: str
+    devices: tuple[int, ...]
+    steps: int
+    wall_budget_s: float
+
+
+def read_orders(message: Message, context: Context, config: RunConfig, population: Population) -> Orders:
+    """Return the orders of a message.
+
+    Raises
+    ------
+    ValueError
+        If neither the message nor the node's configuration says whose devices these are, or they
+        are not devices of one cluster of this run.
+    """
+    if SKY_RECORD in message.content.config_records:
+        sky = message.content.config_records[SKY_RECORD]
+        return Orders(
+            cluster=str(sky["cluster"]),
+            devices=tuple(cast(list[int], sky["devices"])),
+            steps=int(cast(int, sky["local-steps"])),
+            wall_budget_s=math.inf,
+        )
+    devices = _hosted_devices(context, population)
+    clusters = {population.device(device).cluster for device in devices}
+    if len(clusters) != 1:
+        raise ValueError(f"a node hosts devices of one cluster; {list(devices)} belong to {sorted(clusters)}")
+    return Orders(
+        cluster=clusters.pop(),
+        devices=devices,
+        steps=config.train.max_steps,
+        wall_budget_s=config.train.steps_wall_budget_s,
+    )
+
+
+def _hosted_devices(context: Context, population: Population) -> tuple[int, ...]:
+    """Read ``devices="0-11"`` (or ``"0,3,5"``), or ``cluster="NAME"`` for all of a cluster."""
+    node = context.node_config
+    if "devices" in node:
+        devices = _parse_ranges(str(node["devices"]))
+        known = {device.device_id for device in population.devices}
+        if not devices or not known.issuperset(devices):
+            raise ValueError(f"devices={node['devices']!r}: this run has devices 0 to {max(known)}")
+        return devices
+    if "cluster" in node:
+        cluster = str(node["cluster"])
+        return tuple(device_id for n in population.cluster_nodes(cluster) for device_id in n.device_ids)
+    raise ValueError(
+        "this node does not say which devices it hosts: start its SuperNode with "
+        "--node-config 'cluster=\"NAME\"' or --node-config 'devices=\"0-11\"'"
+    )
+
+
+def _parse_ranges(text: str) -> tuple[int, ...]:
+    """Return the whole numbers of a text such as ``0-3,7``."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()):
+            raise ValueError(f"devices={text!r} must be numbers and ranges such as 0-11 or 0,3,5")
+        numbers += range(int(first), int(last or first) + 1)
+    return tuple(numbers)

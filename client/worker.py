@@ -1,0 +1,117 @@
+"""What a client process keeps between messages: data, tokenizer, sub-models, each loaded once.
+
+Everything is derived from the run configuration alone, so that any process, on any machine, on
+whatever Ray worker, does the same work for the same device.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from flwr.app import Context
+from numpy.typing import NDArray
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from client.train import TrainSpec
+from demo.base_model import resolve_model_name
+from moe.experts import ExpertId, Tuning
+from moe.export.checkpoint import fingerprint
+from moe.submodel.routing import routing_mass
+from scenario.data.federated_text import FederatedText, pack
+from scenario.derive import population_from, text_from, tuning_from
+from scenario.settings.config import RunConfig, Scalar
+from scenario.settings.reading import read_config
+from scenario.tuned_models import TunedModels
+from sim.population import Population
+
+DEVICES_KEPT = 4096
+"""Devices whose token blocks and routing a process remembers. The blocks of all are about twice the bytes
+of the text, which every process holds anyway."""
+
+
+class Workplace:
+    """One process's view of a run.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of the run.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.path = str(resolve_model_name(config.model.name))
+        self.blocks = lru_cache(DEVICES_KEPT)(self._pack)
+        self.mass = lru_cache(DEVICES_KEPT)(self._profile)
+        self._models = TunedModels(config, self.path, self.tuning)
+
+    @cached_property
+    def population(self) -> Population:
+        """Who lives where."""
+        return population_from(self.config)
+
+    @cached_property
+    def tuning(self) -> Tuning:
+        """How experts are tuned in this run."""
+        return tuning_from(self.config)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the base checkpoint this machine holds."""
+        return fingerprint(self.path)
+
+    def memory_bytes(self, device_id: int) -> int:
+        """Return what the device can hold."""
+        return self.population.device(device_id).memory_bytes
+
+    def submodel(self, experts: frozenset[ExpertId]) -> nn.Module:
+        """Return the sub-model of these experts; its tuned arrays have whatever values were set last."""
+        return self._models.submodel(experts)
+
+    def train_spec(self, steps: int, wall_budget_s: float) -> TrainSpec:
+        """Return how to train for so many steps, or for so long."""
+        settings = self.config.train
+        return TrainSpec(
+            steps=steps,
+            wall_budget_s=wall_budget_s,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            optimizer=settings.optimizer,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+            micro_batches=settings.micro_batches,
+            gradient_checkpointing=settings.gradient_checkpointing,
+        )
+
+    @cached_property
+    def _text(self) -> FederatedText:
+        return text_from(self.config, self.population)
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return AutoTokenizer.from_pretrained(self.path)
+
+    def _pack(self, device_id: int) -> NDArray[np.int64]:
+        """Return the device's token blocks [N, T]."""
+        texts = self._text.device_texts(device_id)
+        return pack(self._tokenizer, texts, sequence_length=self.config.data.sequence_length)
+
+    def _profile(self, device_id: int) -> tuple[NDArray[np.float64], ...]:
+        """Return the gate mass [E] per MoE layer of a sample of the device's blocks."""
+        sample_NT = torch.from_numpy(self.blocks(device_id)[: self.config.profile.examples])
+        return tuple(routing_mass(self._models.streamed(), sample_NT.split(self.config.evaluate.batch_size)))
+
+
+def workplace(context: Context) -> Workplace:
+    """Return this process's workplace for the run of ``context``."""
+    # One thread: results must not depend on how many workers share the cores.
+    torch.set_num_threads(1)
+    return _workplace(tuple(sorted(context.run_config.items())))
+
+
+@lru_cache(1)
+def _workplace(run_config: tuple[tuple[str, Scalar], ...]) -> Workplace:
+    settings: Mapping[str, Scalar] = dict(run_config)
+    return Workplace(read_config(settings))

@@ -1,0 +1,186 @@
+"""What a checkpoint's experts look like, from its configuration and headers alone."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
+)
+
+from moe.disk.shards import TORCH_DTYPES, Checkpoint, open_checkpoint
+from moe.disk.storage import Storage
+from moe.experts import ExpertLayout
+from moe.factors import PROJECTIONS
+from moe.families.blocks import REFUSED_FAMILIES, TESTED_FAMILIES, MoEBlock, find_blocks
+from moe.families.repairs import repair
+from moe.families.router_weight import weight_name
+
+
+def read_layout(path: str | Path, dtype: torch.dtype | str = "auto") -> ExpertLayout:
+    """Return the expert layout of a checkpoint; no weight is read.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder of a Hugging Face checkpoint, or a hub name.
+    dtype : torch.dtype or str
+        What the model is to be held in; ``auto`` is the checkpoint's own.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint is dense, damaged, of an unknown family, or not there.
+    """
+    return layout_of(open_storage(path, dtype))
+
+
+def layout_of(storage: Storage) -> ExpertLayout:
+    """Return the expert layout of an opened checkpoint."""
+    blocks = list(storage.blocks.values())
+    shapes = {projection: blocks[0].shape(projection) for projection in PROJECTIONS}
+    odd = [block.path for block in blocks for name, shape in shapes.items() if block.shape(name) != shape]
+    if odd:
+        raise ValueError(f"experts must have one shape in all layers, {odd[0]} differs from {blocks[0].path}")
+    projections, names = blocks[0].form.projections, blocks[0].parameters
+    return ExpertLayout(
+        family=storage.checkpoint.config["model_type"],
+        num_experts={block.layer: block.num_experts for block in blocks},
+        top_k=max(block.top_k for block in blocks),
+        expert_bytes={block.layer: storage.expert_bytes(block.layer, 0) for block in blocks},
+        shared_bytes=storage.shared_bytes,
+        shapes=shapes,
+        biases=tuple(name for name in PROJECTIONS if f"{projections[name][0]}_bias" in names),
+        router_width=_router_width(blocks),
+        weight_bytes=storage.model.dtype.itemsize,
+    )
+
+
+def _router_width(blocks: list[MoEBlock]) -> int | None:
+    """Return how wide a row of the routers is; None unless all have one row for each expert."""
+    names = [weight_name(block.router, block.num_experts) for block in blocks]
+    widths = {
+        None if name is None else int(block.router.get_parameter(name).shape[1])
+        for block, name in zip(blocks, names, strict=True)
+    }
+    return widths.pop() if len(widths) == 1 else None
+
+
+def open_storage(path: str | Path, dtype: torch.dtype | str = "auto") -> Storage:
+    """Open a checkpoint beside an empty model of its configuration.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder or hub name.
+    dtype : torch.dtype or str
+        Of the empty model's tensors; ``auto`` is the checkpoint's own.
+
+    Raises
+    ------
+    ValueError
+        As `read_layout`.
+    """
+    checkpoint = open_checkpoint(path)
+    config = read_config(checkpoint)
+    with torch.device("meta"):
+        model = auto_class(config).from_config(config, dtype=resolve_dtype(dtype, checkpoint))
+    return Storage(checkpoint, model, find_blocks(model))
+
+
+def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
+    """Return the configuration of a checkpoint of a family transformers itself implements.
+
+    Raises
+    ------
+    ValueError
+        If it needs code from the checkpoint, names an unknown or refused family, or is no language model.
+    """
+    where = f"checkpoint {checkpoint.folder}"
+    family = str(checkpoint.config.get("model_type"))
+    if family in REFUSED_FAMILIES:
+        raise ValueError(f"{where}: family {family!r} is refused: {REFUSED_FAMILIES[family]}")
+    known = _known_families()
+    if family not in known:
+        if "auto_map" in checkpoint.config:
+            raise ValueError(
+                f"{where} needs code of its own ({checkpoint.config['auto_map']}), which is never run; "
+                "use a family that transformers implements"
+            )
+        raise ValueError(
+            f"{where} has model_type {family!r} in config.json, which this transformers does not know; "
+            f"MoE families that are tested here: {', '.join(sorted(TESTED_FAMILIES))}"
+        )
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    except Exception as error:
+        # Configuration classes validate with exceptions of many types.
+        raise ValueError(
+            f"{where} has an invalid config.json: {str(error).splitlines()[0]}; correct it"
+        ) from error
+    auto_class(config)
+    return repair(config, checkpoint.config)
+
+
+# Causal first: a few families have several heads, and this one needs nothing but tokens.
+_AUTO_CLASSES: tuple[Any, ...] = (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForImageTextToText)
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """Return the class of transformers that builds and loads a model of this configuration.
+
+    Returns
+    -------
+    type
+        ``AutoModelForCausalLM``, else ``AutoModelForSeq2SeqLM``, else ``AutoModelForImageTextToText``.
+
+    Raises
+    ------
+    ValueError
+        If the family is none of the three.
+    """
+    for candidate in _AUTO_CLASSES:
+        if type(config) in candidate._model_mapping:
+            return candidate
+    raise ValueError(
+        f"model_type {config.model_type!r} is no causal, encoder-decoder or vision language model; "
+        "choose another model"
+    )
+
+
+def resolve_dtype(dtype: torch.dtype | str, checkpoint: Checkpoint) -> torch.dtype:
+    """Return the torch dtype meant by ``float32``, ``bfloat16``, ``float16``, ``auto`` or a torch dtype.
+
+    Raises
+    ------
+    ValueError
+        If it is none of them.
+    """
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return _stored_dtype(checkpoint)
+    named: Any = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in named:
+        raise ValueError(f"dtype must be one of auto, {', '.join(named)}, got {dtype!r}")
+    return named[dtype]
+
+
+def _known_families() -> set[str]:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return set(CONFIG_MAPPING.keys())
+
+
+def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """Return the floating dtype that most bytes of the checkpoint have."""
+    weight: dict[torch.dtype, int] = {}
+    for spec in checkpoint.tensors.values():
+        dtype = TORCH_DTYPES[spec.dtype]
+        if dtype.is_floating_point:
+            weight[dtype] = weight.get(dtype, 0) + spec.num_bytes
+    return max(weight, key=lambda dtype: weight[dtype], default=torch.float32)

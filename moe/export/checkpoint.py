@@ -1,0 +1,254 @@
+"""Take home: one PEFT adapter of the whole model, or a merged checkpoint; and tell bases apart.
+
+Everything is written to a folder beside the target and renamed at the end (`moe.disk.writing`), so that
+nothing half-written is ever found.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from moe.disk.layout import layout_of, open_storage
+from moe.disk.shards import TORCH_DTYPES, Part, TensorSpec, locate, open_checkpoint
+from moe.disk.storage import Storage
+from moe.disk.writing import new_folder
+from moe.experts import ExpertArrays, ExpertId, Tuning
+from moe.export.model_card import adapter_card
+from moe.export.packing import ADAPTER_FILE, adapter_config, as_in_model, pack, read_changes
+from moe.factors import check_arrays
+from moe.quiet import quiet_peft
+from moe.submodel.load import load_full
+from moe.tuning.merge import changed_experts, merged_experts
+from moe.tuning.router_rows import changed_rows, row_changes
+
+_ORIGIN_FILE = "ems_fl.json"
+# For the fingerprint: enough places of every tensor to notice any training, few enough in all for
+# a checkpoint of 20,000 tensors to take seconds.
+_MAX_SAMPLES, _MIN_SAMPLES, _ALL_SAMPLES = 32, 4, 65_536
+_SAMPLE_BYTES = 256
+
+
+def export_adapter(
+    path: str | Path,
+    arrays: ExpertArrays,
+    tuning: Tuning,
+    out_dir: str | Path,
+    *,
+    about: Mapping[str, str] | None = None,
+    replace: bool = False,
+) -> Path:
+    """Write one PEFT LoRA adapter of the full model that holds every tuned expert.
+
+    An expert without arrays gets a zero change. Nothing is rounded or re-factored; it is float32.
+
+    Parameters
+    ----------
+    path : str or Path
+        The base checkpoint.
+    arrays : ExpertArrays
+        The ``lora_B`` of experts; ``lora_A`` where they have none is drawn from ``tuning.seed``.
+    tuning : Tuning
+        Must be ``ffa`` or ``lora``.
+    out_dir : str or Path
+        Folder to make; it must not exist, or be empty, unless it is to be replaced.
+    about : Mapping[str, str], optional
+        What the model card says of the run besides base, tuning and versions: title -> text.
+    replace : bool
+        Whether an earlier export is replaced, once this one is whole.
+
+    Returns
+    -------
+    Path
+        ``out_dir``. `load_adapter` loads it, as does ``PeftModel.from_pretrained`` on the base.
+
+    Raises
+    ------
+    ValueError
+        If arrays do not fit the model, the tuning has no adapter, or ``out_dir`` is in use.
+    OSError
+        If the disk has no room; what was there before is as it was. As `moe.disk.writing.new_folder`.
+    """
+    if tuning.method == "full":
+        raise ValueError(
+            f"tuning {tuning.method!r} changes whole weights, which no adapter holds; use export_merged"
+        )
+    storage = open_storage(path)
+    check_arrays(arrays, layout_of(storage), tuning)
+    config = adapter_config(storage, tuning)
+    packed = pack(storage, config, arrays, tuning)
+    num_bytes = sum(tensor.nbytes for tensor in packed.values())
+    with new_folder(out_dir, what="the adapter", num_bytes=num_bytes, replace=replace) as folder:
+        save_file(packed, folder / ADAPTER_FILE, metadata={"format": "pt"})
+        config.save_pretrained(str(folder))
+        origin = {"base_fingerprint": fingerprint(path), "tuning": asdict(tuning)}
+        (folder / _ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(adapter_card(storage, tuning, about or {}), encoding="utf-8")
+    return Path(out_dir)
+
+
+def load_adapter(path: str | Path, adapter: str | Path, *, dtype: torch.dtype | str = "auto") -> PeftModel:
+    """Return the full model with an exported adapter on it.
+
+    ``PeftModel.from_pretrained`` only warns when the file lacks a tensor it needs; here that is an error.
+
+    Raises
+    ------
+    ValueError
+        If tensors are missing, unknown, or did not arrive in the model as they are in the file.
+    """
+    with quiet_peft():
+        model = PeftModel.from_pretrained(load_full(path, dtype=dtype), str(adapter)).eval()
+    stored = as_in_model(model, model.active_peft_config, load_file(Path(adapter) / ADAPTER_FILE))
+    loaded = get_peft_model_state_dict(model)
+    faults = [f"{key} is missing" for key in loaded if key not in stored]
+    faults += [f"{key} is not of this model" for key in stored if key not in loaded]
+    faults += [
+        f"{key} was not loaded"
+        for key in loaded.keys() & stored.keys()
+        if not torch.equal(loaded[key], stored[key].to(loaded[key].dtype))
+    ]
+    if faults:
+        raise ValueError(
+            f"adapter {adapter} does not fit {path}: {'; '.join(sorted(faults)[:5])}; "
+            "export it again from this base"
+        )
+    return model
+
+
+def export_merged(
+    path: str | Path,
+    arrays: ExpertArrays,
+    tuning: Tuning,
+    out_dir: str | Path,
+    *,
+    replace: bool = False,
+) -> Path:
+    """Write a checkpoint with the arrays merged in, in the base's own format and dtype.
+
+    Files are copied, then the bytes of each tuned expert are replaced where they lie: the model is
+    never built, and what was not tuned stays the same to the bit.
+
+    Parameters
+    ----------
+    path, arrays, tuning, out_dir, replace
+        As `export_adapter`; any tuning.
+
+    Raises
+    ------
+    ValueError
+        If arrays do not fit the model, or ``out_dir`` is in use.
+    OSError
+        As `export_adapter`.
+    """
+    storage = open_storage(path)
+    check_arrays(arrays, layout_of(storage), tuning)
+    rows = list(changed_rows(storage, row_changes(storage, arrays)))
+    return _write_merged(storage, merged_experts(storage, arrays, tuning), rows, out_dir, replace)
+
+
+def merge_adapter(path: str | Path, adapter: str | Path, out_dir: str | Path) -> Path:
+    """Write a checkpoint with an exported adapter merged in; as `export_merged`, from the file alone.
+
+    Raises
+    ------
+    ValueError
+        If the adapter was exported from another base, or does not fit this one, or ``out_dir`` is in use.
+    OSError
+        As `export_adapter`.
+    """
+    storage = open_storage(path)
+    origin = _origin(Path(adapter))
+    if origin not in (None, fingerprint(path)):
+        raise ValueError(
+            f"adapter {adapter} was trained on a base with fingerprint {origin}, and {path} has "
+            f"{fingerprint(path)}; give the base it was trained on"
+        )
+    experts = layout_of(storage).experts
+    changes = read_changes(storage, Path(adapter))
+    rows = list(changed_rows(storage, changes.rows))
+    return _write_merged(storage, changed_experts(storage, experts, changes.expert), rows, out_dir)
+
+
+def fingerprint(path: str | Path) -> str:
+    """Return a short hash that tells whether two machines have the same base.
+
+    Covers the configuration, every tensor's name, dtype and shape, and bytes sampled evenly from every
+    tensor: training changes all of a tensor, so it is noticed; a single flipped byte need not be.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+
+    Raises
+    ------
+    ValueError
+        As `moe.disk.shards.open_checkpoint`.
+    """
+    checkpoint = open_checkpoint(path)
+    # transformers writes its own version into the file; the same weights are the same base.
+    config = {key: value for key, value in checkpoint.config.items() if key != "transformers_version"}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    num_samples = max(_MIN_SAMPLES, min(_MAX_SAMPLES, _ALL_SAMPLES // len(checkpoint.tensors)))
+    with ExitStack() as opened:
+        files = {spec.file for spec in checkpoint.tensors.values()}
+        streams = {file: opened.enter_context(file.open("rb")) for file in files}
+        for name, spec in sorted(checkpoint.tensors.items()):
+            digest.update(f"{name} {spec.dtype} {spec.shape}".encode())
+            last = max(spec.start, spec.stop - _SAMPLE_BYTES)
+            for offset in np.linspace(spec.start, last, num_samples, dtype=np.int64).tolist():
+                streams[spec.file].seek(offset)
+                digest.update(streams[spec.file].read(min(_SAMPLE_BYTES, spec.stop - offset)))
+    return digest.hexdigest()[:16]
+
+
+def _write_merged(
+    storage: Storage,
+    experts: Iterable[tuple[ExpertId, dict[str, Tensor]]],
+    rows: Iterable[tuple[str, Part, Tensor]],
+    out_dir: str | Path,
+    replace: bool = False,
+) -> Path:
+    """Copy a checkpoint and put these experts, and rows of tensors, in the place of its own."""
+    base = storage.checkpoint
+    files = sorted(file for file in base.folder.iterdir() if file.is_file())
+    num_bytes = sum(file.stat().st_size for file in files)
+    with new_folder(out_dir, what="the merged checkpoint", num_bytes=num_bytes, replace=replace) as folder:
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
+        for expert, fused in experts:
+            parts = storage.expert_names(expert.layer, expert.index)
+            for name, value in storage.to_disk(expert.layer, expert.index, fused).items():
+                _patch(folder, base.tensors[name], parts[name], value)
+        for name, part, value in rows:
+            _patch(folder, base.tensors[name], part, value)
+    return Path(out_dir)
+
+
+def _origin(adapter: Path) -> str | None:
+    """Return the fingerprint of the base an adapter was exported from, if it says."""
+    file = adapter / _ORIGIN_FILE
+    if not file.is_file():
+        return None
+    origin: str | None = json.loads(file.read_text(encoding="utf-8")).get("base_fingerprint")
+    return origin
+
+
+def _patch(folder: Path, spec: TensorSpec, part: Part | None, value: Tensor) -> None:
+    """Replace a tensor, or one part of it, where it lies."""
+    start, _ = locate(spec, part)
+    value = value.to(TORCH_DTYPES[spec.dtype])
+    raw = value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    with (folder / spec.file.name).open("r+b") as stream:
+        stream.seek(start)
+        stream.write(raw)

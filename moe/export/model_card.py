@@ -1,0 +1,68 @@
+"""The model card that goes with an exported adapter."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from moe.disk.hub import hub_name
+from moe.disk.layout import auto_class, layout_of
+from moe.disk.storage import Storage
+from moe.experts import Tuning
+
+_METHODS = {
+    "ffa": "LoRA on the routed experts, `A` frozen and seeded, only `B` trained (FFA-LoRA, arXiv 2403.12313)",
+    "lora": "LoRA on the routed experts, both factors trained and averaged (FedIT, arXiv 2305.05644)",
+}
+_ROWS = "; the experts' rows of the router too, as LoRA of full rank"
+_FALSE_WARNING = (
+    "PEFT 0.21.2 warns here that keys of `rank_pattern` and `alpha_pattern` were ignored. They are not: it "
+    "looks for them among modules, and those of the routers name parameters."
+)
+
+
+def adapter_card(storage: Storage, tuning: Tuning, about: Mapping[str, str]) -> str:
+    """Return the text of a README.md in the hub's form.
+
+    Parameters
+    ----------
+    storage : Storage
+        The base.
+    tuning : Tuning
+        How the experts were tuned.
+    about : Mapping[str, str]
+        Sections of the caller's: title -> Markdown.
+    """
+    folder = storage.checkpoint.folder
+    found = hub_name(folder)
+    base, commit = (found[0], f" at {found[1]}") if found else (folder.name, "")
+    layout = layout_of(storage)
+    # Of a model with towers, some classes build the text part alone: the adapter fits one class's names.
+    auto = auto_class(storage.model.config).__name__
+    versions = ", ".join(f"{name} {version(name)}" for name in ("transformers", "peft", "torch"))
+    lines = [
+        "---",
+        *([f"base_model: {base}"] if found else []),
+        "library_name: peft",
+        "tags: [mixture-of-experts, federated-learning, lora]",
+        "---",
+        "",
+        f"# Experts of {base}, tuned by EMS-FL",
+        "",
+        f"- base: {base}{commit} ({layout.family}, {len(layout.layers)} MoE layers, top-{layout.top_k})",
+        f"- tuned: {_METHODS[tuning.method]}{_ROWS if tuning.router_rows else ''}, "
+        f"rank {tuning.lora_rank}, alpha {tuning.lora_alpha:g}, "
+        f"scale {tuning.scale:g}{' (rsLoRA, arXiv 2312.03732)' if tuning.lora_rslora else ''}",
+        f"- made with: {versions}; older versions of PEFT read the factors in another order",
+        "",
+        "```python",
+        "from peft import PeftModel",
+        f"from transformers import {auto}",
+        "",
+        f'base = {auto}.from_pretrained("{base if found else "<base>"}")',
+        'model = PeftModel.from_pretrained(base, "<this folder>")',
+        "```",
+    ]
+    if tuning.router_rows:
+        lines += ["", _FALSE_WARNING]
+    for title, text in about.items():
+        lines += ["", f"## {title}", "", text]
+    return "\n".join([*lines, ""])

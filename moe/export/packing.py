@@ -1,0 +1,183 @@
+"""One PEFT adapter of the whole model: every expert's LoRA factors in one file, and out again.
+
+Packing moves numbers and rounds nothing. Where they go is in `moe.export.adapter_targets`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftConfig
+from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from moe.disk.hub import hub_name
+from moe.disk.storage import Storage
+from moe.experts import ExpertArrays, ExpertId, ParameterKey, Tuning
+from moe.export.adapter_targets import PREFIX, adapter_targets, wrap
+from moe.factors import PROJECTIONS, lora_factor
+from moe.objective import task_type
+from moe.tuning.merge import Change
+from moe.tuning.router_rows import RowChange, changed_weight, router_names
+
+ADAPTER_FILE = "adapter_model.safetensors"
+
+
+def adapter_config(storage: Storage, tuning: Tuning) -> LoraConfig:
+    """Return PEFT's configuration of an adapter on every expert of a model, and on tuned router rows.
+
+    Raises
+    ------
+    ValueError
+        If PEFT has no adapter for this family.
+    """
+    targets = adapter_targets(storage)
+    routers = router_names(storage) if tuning.router_rows else {}
+    if routers:
+        targets["target_parameters"] = [*targets.get("target_parameters", ()), *routers.values()]
+    # A change of E rows is a product of rank E: the identity times the changes, at scale 1.
+    ranks = {name: storage.blocks[layer].num_experts for layer, name in routers.items()}
+    alphas = {name: rank**0.5 if tuning.lora_rslora else rank for name, rank in ranks.items()}
+    config = LoraConfig(
+        task_type=task_type(storage.model),
+        r=tuning.lora_rank,
+        lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]
+        use_rslora=tuning.lora_rslora,
+        rank_pattern=ranks,
+        alpha_pattern=alphas,
+        **targets,
+    )
+    folder = storage.checkpoint.folder
+    # By its name on the hub: a folder of this machine's cache says nothing to others.
+    config.base_model_name_or_path, config.revision = hub_name(folder) or (str(folder), None)
+    config.inference_mode = True
+    return config
+
+
+def pack(storage: Storage, config: LoraConfig, arrays: ExpertArrays, tuning: Tuning) -> dict[str, Tensor]:
+    """Return the adapter's tensors by PEFT's names; uses ``storage.model`` up.
+
+    Raises
+    ------
+    ValueError
+        If PEFT would save other tensors for this model than these.
+    """
+    routers = router_names(storage) if tuning.router_rows else {}
+    # Before PEFT is on: after, the model looks different.
+    blanks = {layer: torch.zeros(storage.model.get_parameter(name).shape) for layer, name in routers.items()}
+    shapes = {name: block.shape(name) for block in storage.blocks.values() for name in PROJECTIONS}
+    places, expected = wrap(storage, config)
+    packed = {
+        key: torch.zeros(size)
+        for (_, _, projection), place in places.items()
+        for key, size in place.shapes(tuning.lora_rank, *shapes[projection]).items()
+    }
+    for layer, target in routers.items():
+        a_name, b_name = _router_keys(target)
+        packed[a_name] = changed_weight(blanks[layer], layer, arrays)
+        packed[b_name] = torch.eye(len(blanks[layer]))
+    if {key: value.shape for key, value in packed.items()} != expected:
+        raise ValueError(
+            "the adapter's tensors are not those PEFT asks for: missing "
+            f"{sorted(expected.keys() - packed.keys())[:3]}, unexpected "
+            f"{sorted(packed.keys() - expected.keys())[:3]}; use export_merged for this family"
+        )
+    for (layer, index, projection), place in places.items():
+        a_factor, b_factor = place.get(packed)
+        a_key = ParameterKey(layer, index, f"{projection}.lora_A")
+        a_value = lora_factor(arrays, tuning, a_key, shapes[projection][1])
+        a_factor.copy_(torch.from_numpy(np.ascontiguousarray(a_value)))
+        b_value = arrays.get(ParameterKey(layer, index, f"{projection}.lora_B"))
+        if b_value is not None:
+            b_factor.copy_(torch.from_numpy(np.ascontiguousarray(b_value)))
+    return _as_in_file(storage, config, packed, routers.values())
+
+
+def as_in_model(model: nn.Module, config: PeftConfig, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return an adapter file's tensors by the names that PEFT, when it loads them, gives them."""
+    return convert_peft_adapter_state_dict_for_transformers(model, config, stored)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterChanges:
+    """What an adapter file changes: of each expert, and which rows of routers."""
+
+    expert: Change
+    rows: tuple[RowChange, ...]
+
+
+def read_changes(storage: Storage, adapter: Path) -> AdapterChanges:
+    """Return the changes that an adapter file makes; uses ``storage.model`` up.
+
+    Raises
+    ------
+    ValueError
+        If there is no adapter, or it is not one on all experts of this model.
+    """
+    if not (adapter / "adapter_config.json").is_file() or not (adapter / ADAPTER_FILE).is_file():
+        raise ValueError(
+            f"{adapter} has no adapter_config.json and {ADAPTER_FILE}; give the folder of an adapter"
+        )
+    config = LoraConfig.from_pretrained(str(adapter))
+    assert isinstance(config, LoraConfig)
+    routers = router_names(storage) if config.rank_pattern else {}
+    places, expected = wrap(storage, config)
+    stored = as_in_model(storage.model, config, load_file(adapter / ADAPTER_FILE))
+    if {key: value.shape for key, value in stored.items()} != expected:
+        faults = sorted(expected.keys() ^ stored.keys()) or ["shapes differ"]
+        raise ValueError(
+            f"adapter {adapter} is not one on all experts of {storage.checkpoint.folder}: {faults[:3]}"
+        )
+    scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
+
+    def change(expert: ExpertId, projection: str, _in_features: int) -> Tensor | None:
+        a_factor, b_factor = places[expert.layer, expert.index, projection].get(stored)
+        return b_factor.float() @ a_factor.float() * scale if b_factor.any() else None
+
+    return AdapterChanges(expert=change, rows=tuple(_read_rows(routers.values(), config, stored)))
+
+
+def _read_rows(
+    targets: Iterable[str], config: LoraConfig, stored: Mapping[str, Tensor]
+) -> Iterator[RowChange]:
+    ranks, alphas = config.rank_pattern or {}, config.alpha_pattern or {}
+    for target in targets:
+        scale = alphas[target] / (ranks[target] ** 0.5 if config.use_rslora else ranks[target])
+        a_factor, b_factor = (stored[key].float() for key in _router_keys(target))
+        for index, change_H in enumerate(b_factor @ a_factor * scale):
+            if change_H.any():
+                yield target, index, change_H
+
+
+def _router_keys(target: str) -> tuple[str, str]:
+    """Return what a router's ``lora_A`` and ``lora_B`` are called in the file."""
+    name = PREFIX + target.rpartition(".")[0]
+    return f"{name}.lora_A.weight", f"{name}.lora_B.weight"
+
+
+def _as_in_file(
+    storage: Storage, config: LoraConfig, packed: dict[str, Tensor], routers: Iterable[str]
+) -> dict[str, Tensor]:
+    """Return the tensors by names that PEFT 0.21 loads into their places.
+
+    It takes an adapter's names through the renamings from disk to model. Nearly always the model's names
+    come out as they were; where they do not (deepseek_ocr2: ``layers`` becomes ``language_model.layers``),
+    the disk's names do what they do for weights.
+    """
+    if as_in_model(storage.model, config, packed).keys() == packed.keys():
+        return packed
+    paths = {block.path: storage.disk_path(block.layer) for block in storage.blocks.values()}
+    paths |= {target.rpartition(".")[0]: storage.stored_name(target).rpartition(".")[0] for target in routers}
+    named: dict[str, Tensor] = {}
+    for key, value in packed.items():
+        path = next(path for path in paths if key.startswith(f"{PREFIX}{path}."))
+        named[PREFIX + paths[path] + key.removeprefix(PREFIX + path)] = value
+    if as_in_model(storage.model, config, named).keys() != packed.keys():
+        raise ValueError(
+            "PEFT 0.21 would not load an adapter of this family, under the model's names or the disk's; "
+            "use export_merged"
+        )
+    return named

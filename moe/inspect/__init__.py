@@ -1,0 +1,1 @@
+"""What a checkpoint's experts are, before anything is run."""

@@ -1,0 +1,1 @@
+"""The smaller model: shared layers, the whole router and some of the experts."""

@@ -1,0 +1,115 @@
+"""Which experts a batch of data uses.
+
+Shape letters: B sequences, T tokens of a sequence, K choices per token, L MoE layers, E experts.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from moe.families.blocks import MoEBlock, find_blocks
+from moe.objective import is_encoder_decoder, language_model_inputs
+from moe.submodel.expert_subset import KeptExperts
+from moe.submodel.load import streamed_experts
+
+
+@torch.no_grad()
+def routing_mass(model: PreTrainedModel, batches_BT: Iterable[Tensor]) -> NDArray[np.float64]:
+    """Return the gate weight that the tokens give each expert, summed.
+
+    Observed on the input of the experts modules, or where a family calls them in its own way on what its
+    router gives, because router logits are not the choice: many families add a bias, choose within
+    groups, or hash. Run in evaluation mode: some routers are
+    random in training.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The full model, from `moe.submodel.load.load_full` or, without its memory, `load_streamed`.
+    batches_BT : Iterable[Tensor]
+        Token ids; no padding, every position counts.
+
+    Returns
+    -------
+    NDArray ``[L, E]``
+        Row by MoE layer, ascending; layers with fewer experts than others end in zeros.
+
+    Raises
+    ------
+    ValueError
+        If there is no batch, or the model is a sub-model.
+    """
+    blocks, modules = _observed(model)
+    mass_LE = torch.zeros(len(blocks), max(block.num_experts for block in blocks), dtype=torch.float64)
+    handles = [
+        _listen(block, module, mass_LE[row])
+        for row, (block, module) in enumerate(zip(blocks, modules, strict=True))
+    ]
+    was_training = model.training
+    model.eval()
+    num_batches = 0
+    try:
+        for batch_BT in batches_BT:
+            _run(model, batch_BT.to(model.device))
+            num_batches += 1
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(was_training)
+    if num_batches == 0:
+        raise ValueError(
+            "routing mass needs at least one batch of tokens, got none; give the device some text"
+        )
+    return mass_LE.numpy()
+
+
+def _run(model: PreTrainedModel, batch_BT: Tensor) -> None:
+    inputs = language_model_inputs(model, batch_BT)
+    if is_encoder_decoder(model):
+        model(**inputs)
+        return
+    # The base model: the vocabulary's logits cost the most and are not needed.
+    del inputs["labels"]
+    model.base_model(**inputs)
+
+
+def _observed(model: PreTrainedModel) -> tuple[Sequence[MoEBlock], Sequence[nn.Module]]:
+    """Return the blocks by layer, and of each the module at which its tokens' choices can be seen."""
+    streamed = streamed_experts(model)
+    if streamed:
+        return [module.block for module in streamed], streamed
+    if any(isinstance(module, KeptExperts) for module in model.modules()):
+        raise ValueError(
+            "a sub-model cannot tell which experts of the full model data would use; "
+            "profile with moe.submodel.load.load_full or load_streamed"
+        )
+    blocks = find_blocks(model)
+    return blocks, [block.router if block.form.is_block_replaced else block.experts for block in blocks]
+
+
+def _listen(block: MoEBlock, module: nn.Module, mass_E: Tensor) -> RemovableHandle:
+    """Add every token's gate weights to ``mass_E`` (in place) from now on."""
+
+    def add(choice_TK: Tensor, weight_TK: Tensor) -> None:
+        # Identity experts are nobody's: choices beyond the real ones are not counted.
+        is_real = choice_TK < block.num_experts
+        weights = weight_TK[is_real].to("cpu", torch.float64)
+        mass_E.index_add_(0, choice_TK[is_real].cpu(), weights)
+
+    def before(_module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        _, choice_TK, weight_TK = (*args, *named.values())[:3]
+        add(choice_TK, weight_TK)
+
+    def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        routing = block.form.route(output)
+        add(routing.choice, routing.weight)
+
+    if module is block.router:
+        return module.register_forward_hook(after)
+    return module.register_forward_pre_hook(before, with_kwargs=True)

@@ -1,0 +1,218 @@
+"""Tune the kept experts, and carry what was learned: the only file that knows how values are stored.
+
+Everything leaves as ``ExpertArrays`` (float32, by layer, expert and name), whatever the family does.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from moe.disk.layout import layout_of, open_storage, read_layout
+from moe.experts import ExpertArrays, ExpertId, ExpertLayout, ParameterKey, Tuning
+from moe.factors import PROJECTIONS, ROUTER_ROW, check_arrays, frozen_factor, label, tuned_shapes
+from moe.objective import task_type
+from moe.quiet import quiet_peft
+from moe.submodel.expert_subset import KeptExperts, kept_experts
+from moe.tuning.merge import MergedModel
+from moe.tuning.router_rows import add_rows, row_parameters
+
+__all__ = [
+    "MergedModel",
+    "attach",
+    "check_arrays",
+    "frozen_factor",
+    "get_arrays",
+    "initial_arrays",
+    "set_arrays",
+    "tuned_shapes",
+]
+
+# PEFT's name for the one adapter of a model.
+_ADAPTER = "default"
+
+
+def attach(model: PreTrainedModel, tuning: Tuning) -> PeftModel | PreTrainedModel:
+    """Make the kept experts of a sub-model trainable, and nothing else.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        From `moe.submodel.load.load_submodel`; modified in place.
+    tuning : Tuning
+        ``ffa``: LoRA by PEFT with the seeded `frozen_factor` as ``A`` and zero ``B``, only ``B``
+        trainable. ``lora``: the same start, both trainable. ``full``: the experts'
+        weights and biases, held in float32 from here on and cast to the model's dtype as they are used.
+
+    Returns
+    -------
+    PeftModel or PreTrainedModel
+        What to train: the same model if nothing is wrapped (``full``, or no kept expert at all).
+    """
+    modules = kept_experts(model)
+    model.requires_grad_(False)
+    adapted = _attach_experts(model, modules, tuning)
+    # Last: PEFT freezes all that is not its own.
+    for module in modules if tuning.router_rows else ():
+        add_rows(module)
+    return adapted
+
+
+def _attach_experts(
+    model: PreTrainedModel, modules: Sequence[KeptExperts], tuning: Tuning
+) -> PeftModel | PreTrainedModel:
+    if tuning.method == "full":
+        for module in modules:
+            for index in module.kept:
+                for projection in PROJECTIONS:
+                    _make_masters(getattr(module.expert(index), projection))
+        return model
+    if not any(module.kept for module in modules):
+        return model
+    config = LoraConfig(
+        task_type=task_type(model),
+        r=tuning.lora_rank,
+        lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=tuning.lora_dropout,
+        use_rslora=tuning.lora_rslora,
+        target_modules=r".*\.e\d+\.fc_(in|out)",
+    )
+    # PEFT draws an A that is overwritten below; the caller's random stream is none of its business.
+    with torch.random.fork_rng(devices=[]), quiet_peft():
+        adapted = get_peft_model(model, config)
+    for key, layer in _lora_layers(model).items():
+        assert layer.in_features is not None
+        factor = frozen_factor(
+            tuning, ParameterKey(key.layer, key.index, f"{key.name}.lora_A"), layer.in_features
+        )
+        with torch.no_grad():
+            layer.lora_A[_ADAPTER].get_parameter("weight").copy_(torch.from_numpy(factor))
+            layer.lora_B[_ADAPTER].get_parameter("weight").zero_()
+        layer.lora_A[_ADAPTER].requires_grad_(tuning.method == "lora")
+    return adapted
+
+
+def set_arrays(model: nn.Module, arrays: ExpertArrays) -> None:
+    """Give the tuned parameters of a sub-model these values.
+
+    Raises
+    ------
+    ValueError
+        If a tuned parameter is missing from ``arrays``, one is not tuned here, or a shape differs;
+        all faults at once, and nothing is set.
+    """
+    tuned = _tuned(model)
+    faults = [f"{label(key)} is not tuned here" for key in arrays if key not in tuned]
+    faults += [f"{label(key)} is missing" for key in tuned if key not in arrays]
+    faults += [
+        f"{label(key)} must be {list(tuned[key].shape)}, got {list(value.shape)}"
+        for key, value in arrays.items()
+        if key in tuned and tuned[key].shape != value.shape
+    ]
+    if faults:
+        raise ValueError(
+            f"arrays do not fit the sub-model: {'; '.join(faults[:8])}; it must get exactly its kept "
+            "experts, with the tuning it was attached with"
+        )
+    with torch.no_grad():
+        for key, parameter in tuned.items():
+            parameter.copy_(torch.from_numpy(np.ascontiguousarray(arrays[key])))
+
+
+def get_arrays(model: nn.Module) -> ExpertArrays:
+    """Return copies of the tuned parameters of a sub-model, float32, by layer, expert and projection."""
+    return {key: _numpy(parameter) for key, parameter in _tuned(model).items()}
+
+
+def initial_arrays(
+    source: ExpertLayout | str | Path, tuning: Tuning, experts: Iterable[ExpertId]
+) -> ExpertArrays:
+    """Return the values of a run's start, for the given experts.
+
+    Parameters
+    ----------
+    source : ExpertLayout, str or Path
+        The checkpoint; its layout is enough for LoRA.
+    tuning : Tuning
+        LoRA: zero ``B``, and with ``lora`` the seeded ``A``. ``full``: the checkpoint's own weights, of
+        these experts only.
+    experts : Iterable[ExpertId]
+        Which.
+
+    Raises
+    ------
+    ValueError
+        If ``full`` is asked of a layout, which has no values.
+    """
+    if tuning.method != "full":
+        layout = source if isinstance(source, ExpertLayout) else read_layout(source)
+        shapes = tuned_shapes(layout, tuning)
+        keys = (ParameterKey(expert.layer, expert.index, name) for expert in experts for name in shapes)
+        return {
+            key: frozen_factor(tuning, key, shapes[key.name][1])
+            if key.name.endswith(".lora_A")
+            else np.zeros(shapes[key.name], np.float32)
+            for key in keys
+        }
+    if isinstance(source, ExpertLayout):
+        raise ValueError("tuning 'full' starts from the checkpoint's values: give its path, not its layout")
+    storage = open_storage(source)
+    rows = tuned_shapes(layout_of(storage), tuning).get(ROUTER_ROW)
+    arrays: ExpertArrays = {}
+    for expert in experts:
+        block = storage.blocks[expert.layer]
+        weights, biases = block.unfuse(storage.read_expert(expert.layer, expert.index))
+        arrays |= {
+            ParameterKey(expert.layer, expert.index, f"{name}.{part}"): _numpy(tensor)
+            for part, tensors in (("weight", weights), ("bias", biases))
+            for name, tensor in tensors.items()
+            if tensor is not None
+        }
+        if rows:
+            arrays[ParameterKey(expert.layer, expert.index, ROUTER_ROW)] = np.zeros(rows, np.float32)
+    return arrays
+
+
+def _make_masters(layer: nn.Linear) -> None:
+    """Make a layer's weight and bias trainable, in float32: half precision would lose small steps."""
+    for name, value in list(layer.named_parameters()):
+        layer.register_parameter(name, nn.Parameter(value.detach().float()))
+
+
+def _tuned(model: nn.Module) -> dict[ParameterKey, nn.Parameter]:
+    """Return the tuned parameters by key."""
+    tuned: dict[ParameterKey, nn.Parameter] = {}
+    num_kept = 0
+    for module in kept_experts(model):
+        tuned |= row_parameters(module)
+        for index in module.kept:
+            num_kept += 1
+            for name in PROJECTIONS:
+                for part, parameter in getattr(module.expert(index), name).named_parameters():
+                    if parameter.requires_grad:
+                        # "weight" and "bias" of a plain layer, "lora_B.default.weight" of PEFT's.
+                        part = part.removesuffix(f".{_ADAPTER}.weight")
+                        tuned[ParameterKey(module.layer, index, f"{name}.{part}")] = parameter
+    if num_kept and not tuned:
+        raise ValueError("no expert of the sub-model is tuned; call moe.tuning.adapters.attach first")
+    return tuned
+
+
+def _lora_layers(model: nn.Module) -> dict[ParameterKey, LoraLayer]:
+    """Return PEFT's layers; ``name`` of the key is the projection."""
+    return {
+        ParameterKey(module.layer, index, name): getattr(module.expert(index), name)
+        for module in kept_experts(model)
+        for index in module.kept
+        for name in PROJECTIONS
+    }
+
+
+def _numpy(tensor: Tensor) -> NDArray[np.float32]:
+    return tensor.detach().to("cpu", torch.float32, copy=True).contiguous().numpy()

@@ -1,0 +1,1 @@
+"""What server and devices derive alike from the run configuration."""

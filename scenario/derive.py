@@ -1,0 +1,69 @@
+"""From the run configuration to the rooms' own values; server and clients derive the same ones."""
+
+from moe.experts import Tuning
+from scenario.data.federated_text import FederatedText, load_federated_text
+from scenario.settings.config import RunConfig
+from sim.population import Cluster, Population, build_population
+from sim.sites import default_clusters, read_sites
+
+MEGABYTE = 1_000_000
+
+
+def clusters_from(config: RunConfig) -> tuple[Cluster, ...]:
+    """Return the run's clusters: built-in places, or the first ones of a file of sites."""
+    count, mask_deg = config.population.clusters, config.sky.elevation_mask_deg
+    if not config.population.sites:
+        return default_clusters(count, elevation_mask_deg=mask_deg)
+    sites = read_sites(config.population.sites, elevation_mask_deg=mask_deg)
+    if len(sites) < count:
+        raise ValueError(
+            f"population.clusters is {count}, but {config.population.sites} names {len(sites)} sites; "
+            "lower it or add sites"
+        )
+    return sites[:count]
+
+
+def population_from(config: RunConfig) -> Population:
+    """Return who lives where."""
+    settings = config.population
+    return build_population(
+        clusters=clusters_from(config),
+        num_devices=settings.devices,
+        devices_per_node=settings.devices_per_node,
+        step_time_s=settings.step_time_s,
+        speed_spread=settings.speed_spread,
+        data_spread=settings.data_spread,
+        memory_bytes=int(settings.memory_mb * MEGABYTE),
+        seed=config.seed,
+    )
+
+
+def text_from(config: RunConfig, population: Population) -> FederatedText:
+    """Return who has which text."""
+    settings = config.data
+    return load_federated_text(
+        source=settings.source,
+        text_column=settings.text_column,
+        domain_column=settings.domain_column,
+        label_column=settings.label_column,
+        split=settings.split,
+        partitioner=settings.partitioner,
+        dirichlet_alpha=settings.dirichlet_alpha,
+        population=population,
+        heldout_share=settings.heldout_share,
+        seed=config.seed,
+    )
+
+
+def tuning_from(config: RunConfig) -> Tuning:
+    """Return how experts are tuned."""
+    settings = config.train
+    return Tuning(
+        method=settings.method,
+        lora_rank=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        lora_rslora=settings.lora_rslora,
+        router_rows=settings.router_rows,
+        seed=config.seed,
+    )

@@ -1,0 +1,79 @@
+"""Settings that are each allowed but cannot go together."""
+
+from collections.abc import Iterator
+
+from scenario.settings.config import RunConfig
+from scenario.settings.rules import Fault
+from scenario.settings.world import DataSettings
+
+
+def cross_faults(config: RunConfig) -> Iterator[Fault]:
+    """Yield the settings that are each allowed but cannot go together."""
+    train, sky, data, population = config.train, config.sky, config.data, config.population
+    if train.min_steps > train.max_steps:
+        yield Fault(
+            ("train.min-steps", "train.max-steps"),
+            f"train.min-steps must be at most train.max-steps, got {train.min_steps} and {train.max_steps}; "
+            "raise max-steps or lower min-steps",
+        )
+    if train.micro_batches > train.batch_size:
+        yield Fault(
+            ("train.micro-batches", "train.batch-size"),
+            "train.micro-batches must be at most train.batch-size, got "
+            f"{train.micro_batches} parts of {train.batch_size} blocks; lower it",
+        )
+    if train.lora_rslora and train.method == "full":
+        yield Fault(
+            ("train.lora-rslora", "train.method"),
+            'train.lora-rslora needs a LoRA train.method, got true and "full", which has no adapter; '
+            'turn it off, or choose the method "ffa"',
+        )
+    if population.devices < population.clusters:
+        yield Fault(
+            ("population.devices", "population.clusters"),
+            f"population.devices must be at least population.clusters, got {population.devices} devices for "
+            f"{population.clusters} clusters; a cluster without a device would have no data",
+        )
+    if config.run.resume and config.strategy == "fedavg":
+        yield Fault(
+            ("run.resume", "strategy"),
+            f'run.resume needs the strategy "ems-fl", got {config.run.resume!r} and "fedavg"; the '
+            "baseline keeps no state between rounds, start it anew",
+        )
+    yield from _data_faults(data)
+    horizon_s = sky.hours * 3600
+    if sky.simulated and config.profile.wait_hours > sky.hours:
+        yield Fault(
+            ("profile.wait-hours", "sky.hours"),
+            f"profile.wait-hours must be at most sky.hours, got {config.profile.wait_hours} and {sky.hours}; "
+            "the run would end before its experts are assigned",
+        )
+    if sky.simulated and sky.step_s > horizon_s:
+        yield Fault(
+            ("sky.step-s", "sky.hours"),
+            f"sky.step-s must be at most the horizon, got {sky.step_s} s for {horizon_s} s (sky.hours = "
+            f"{sky.hours}); lower step-s or raise hours",
+        )
+    if not sky.simulated and train.steps_wall_budget_s > horizon_s:
+        yield Fault(
+            ("train.steps-wall-budget-s", "sky.hours"),
+            "train.steps-wall-budget-s must be at most the horizon when sky.simulated is false, got "
+            f"{train.steps_wall_budget_s} s for {horizon_s} s (sky.hours = {sky.hours}); no visit would end",
+        )
+
+
+def _data_faults(data: DataSettings) -> Iterator[Fault]:
+    if data.source == "embedded":
+        return
+    if data.partitioner == "domain" and not data.domain_column:
+        yield Fault(
+            ("data.partitioner", "data.domain-column"),
+            'data.domain-column must name a column when data.partitioner is "domain" and data.source is '
+            f'{data.source!r}, got ""; name it, or choose the partitioner "iid"',
+        )
+    if data.partitioner == "dirichlet" and not (data.label_column or data.domain_column):
+        yield Fault(
+            ("data.partitioner", "data.label-column"),
+            'data.label-column or data.domain-column must name a column when data.partitioner is "dirichlet" '
+            f'and data.source is {data.source!r}, got "" for both; name one, or choose the partitioner "iid"',
+        )

@@ -1,0 +1,78 @@
+"""Sub-models ready to be tuned: what a device trains, and what the server measures for it."""
+
+from collections.abc import Iterable
+from functools import cache
+from typing import cast
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from moe.device import choose_device, to_device
+from moe.disk.layout import read_layout
+from moe.experts import ExpertId, ExpertLayout, Tuning
+from moe.submodel.load import load_streamed, load_submodel
+from moe.tuning.adapters import attach
+from moe.tuning.memory_budget import kept_expert_bytes
+from scenario.model_cache import KeptModels
+from scenario.settings.config import RunConfig
+
+MEGABYTE = 1_000_000
+
+
+class TunedModels:
+    """The models of one process, kept within ``model.kept-mb``.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of the run.
+    path : str
+        Folder of the base checkpoint.
+    tuning : Tuning
+        How experts are tuned.
+    """
+
+    def __init__(self, config: RunConfig, path: str, tuning: Tuning) -> None:
+        @cache
+        def layout() -> ExpertLayout:
+            return read_layout(path, config.model.dtype)
+
+        def load(experts: frozenset[ExpertId] | None) -> nn.Module:
+            if experts is not None:
+                return load_tuned(config, path, tuning, experts)
+            device = choose_device(config.model.device)
+            return to_device(load_streamed(path, dtype=config.model.dtype), device)
+
+        # No method of ours in it: a cycle would outlive the run until Python looks for cycles.
+        self._kept = KeptModels(
+            load,
+            expected_bytes=lambda experts: submodel_bytes(layout(), tuning, experts or ()),
+            max_bytes=int(config.model.kept_mb * MEGABYTE),
+        )
+
+    def submodel(self, experts: Iterable[ExpertId]) -> nn.Module:
+        """Return the sub-model of these experts with their tuned arrays attached, of whatever values."""
+        return self._kept.get(frozenset(experts))
+
+    def streamed(self) -> PreTrainedModel:
+        """Return the whole model to profile with, whose experts come from disk one by one.
+
+        A device that can only hold its sub-model must still say which experts it needs; the numbers are
+        those of the full model. It is one of those kept, for its shared part is as large as theirs.
+        """
+        return cast(PreTrainedModel, self._kept.get(None))
+
+
+def submodel_bytes(layout: ExpertLayout, tuning: Tuning, experts: Iterable[ExpertId]) -> int:
+    """Return what a sub-model of these experts holds while it is not trained; see `moe.tuning`."""
+    of_one = kept_expert_bytes(layout, tuning)
+    return layout.shared_bytes + sum(of_one[expert.layer] for expert in experts)
+
+
+def load_tuned(config: RunConfig, path: str, tuning: Tuning, experts: Iterable[ExpertId]) -> nn.Module:
+    """Return the sub-model of these experts, lazily read, with their tuned arrays attached."""
+    keep: dict[int, list[int]] = {}
+    for expert in sorted(experts):
+        keep.setdefault(expert.layer, []).append(expert.index)
+    model = attach(load_submodel(path, keep, absent=config.model.absent, dtype=config.model.dtype), tuning)
+    return to_device(model, choose_device(config.model.device))

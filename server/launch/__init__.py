@@ -1,0 +1,1 @@
+"""Start a run, follow it, and leave nothing behind."""

@@ -1,0 +1,136 @@
+"""What a run comes to, as values: the numbers behind the last screen and ``summary.json``."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from server.record.run_folder import write_atomically
+
+SUMMARY_FILE = "summary.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSummary:
+    """What one cluster did and what came of it.
+
+    Parameters
+    ----------
+    name, domain : str
+        The cluster, and what its text is about.
+    experts_per_layer : tuple[int, ...]
+        Experts assigned in each MoE layer, by layer; empty before the assignment.
+    capture, random_capture : float or None
+        Share of its routing mass on its experts, and the same for a random assignment; None without one.
+    contacts : int
+        Contact windows in which it exchanged at least one byte.
+    bytes_down, bytes_up : int
+        Over the link, in both cases whole messages.
+    local_steps : int
+        Steps of all its devices whose updates were used, or with a stock strategy came up.
+    merges, failures : int or None
+        Merges of its updates; replies that failed or were refused; None of a stock strategy, which tells
+        of neither.
+    own_loss_before, own_loss_after : float or None
+        Held-out loss of the cluster's own sub-model, nats a token, on its own domain; None where the
+        strategy has no sub-models or it was not measured.
+    merged_loss_before, merged_loss_after : float or None
+        The same for the merged model under its full router.
+    """
+
+    name: str
+    domain: str
+    experts_per_layer: tuple[int, ...] = ()
+    capture: float | None = None
+    random_capture: float | None = None
+    contacts: int = 0
+    bytes_down: int = 0
+    bytes_up: int = 0
+    local_steps: int = 0
+    merges: int | None = 0
+    failures: int | None = 0
+    own_loss_before: float | None = None
+    own_loss_after: float | None = None
+    merged_loss_before: float | None = None
+    merged_loss_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one way of tuning sends and trains.
+
+    Parameters
+    ----------
+    bytes_down, bytes_up : int
+        Over all links, in the whole run.
+    trainable_parameters : int
+        On one device, at most.
+    """
+
+    bytes_down: int
+    bytes_up: int
+    trainable_parameters: int
+
+
+def cost_of_messages(
+    *, messages_down: int, messages_up: int, parameters: int, bytes_per_parameter: int
+) -> Cost:
+    """Return what as many messages would have cost if each carried ``parameters`` values, all of them tuned.
+
+    Examples
+    --------
+    >>> cost_of_messages(messages_down=3, messages_up=2, parameters=1000, bytes_per_parameter=4)
+    Cost(bytes_down=12000, bytes_up=8000, trainable_parameters=1000)
+    """
+    size = parameters * bytes_per_parameter
+    return Cost(bytes_down=messages_down * size, bytes_up=messages_up * size, trainable_parameters=parameters)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """Everything the last screen says.
+
+    Parameters
+    ----------
+    strategy : str
+        ``"ems-fl"`` or ``"fedavg"``.
+    clusters : tuple[ClusterSummary, ...]
+        In the population's order.
+    spent, full_adapter, full_model : Cost
+        What the run cost, and what the same training messages would have cost with an adapter of every
+        expert, or with the whole model.
+    clock_s, wall_s : float
+        Length of the run on its own clock (simulated unless ``is_simulated`` is false) and on the wall.
+    is_simulated : bool
+        Whether the sky was.
+    stop_reason : str
+        Why the run ended, such as ``"the horizon was reached"``.
+    run_folder : str
+        Where everything else is.
+    warnings : tuple[str, ...]
+        What a person should know before believing the numbers.
+    """
+
+    strategy: str
+    clusters: tuple[ClusterSummary, ...]
+    spent: Cost
+    full_adapter: Cost
+    full_model: Cost
+    clock_s: float
+    wall_s: float
+    stop_reason: str
+    run_folder: str
+    is_simulated: bool = True
+    warnings: tuple[str, ...] = ()
+
+
+def write_summary(folder: Path, summary: RunSummary) -> Path:
+    """Write ``summary.json`` into the run folder, atomically, and return its path.
+
+    Raises
+    ------
+    ValueError
+        If a number is NaN or infinite; a value that was not measured is None.
+    """
+    path = folder / SUMMARY_FILE
+    write_atomically(path, json.dumps(asdict(summary), indent=2, sort_keys=True, allow_nan=False) + "\n")
+    return path

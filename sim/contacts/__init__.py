@@ -1,0 +1,1 @@
+"""The command ``python -m sim.contacts``: a contact planner of its own."""

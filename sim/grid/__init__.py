@@ -1,0 +1,1 @@
+"""SatelliteGrid: a Flower Grid whose messages move only inside contacts, on a simulated clock."""

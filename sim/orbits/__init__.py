@@ -1,0 +1,1 @@
+"""Where satellites are: element sets in, positions out."""

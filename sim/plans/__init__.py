@@ -1,0 +1,1 @@
+"""What the link carries in each contact: the contact plan."""

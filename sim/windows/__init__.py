@@ -1,0 +1,1 @@
+"""When satellites see a site: contact windows, to a microsecond."""

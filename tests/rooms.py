@@ -1,0 +1,157 @@
+"""The house as one table, and ``python -m tests.rooms``: its folders and arrows as text, from the imports.
+
+A folder is a node of its own: what lies in it directly, without its wings. An arrow goes from a folder to
+one that it imports from. The command draws any checkout: ``python -m tests.rooms OTHER_CHECKOUT``.
+"""
+
+import ast
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Each folder of code, and the folders it may import from, itself left out. `moe.experts` is one file.
+# From the ground up: no arrow of the table runs to a folder that comes after it.
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    # the model: knows no Flower and no sky
+    "moe": (),
+    "moe.families": ("moe",),
+    "moe.disk": ("moe", "moe.families"),
+    "moe.submodel": ("moe", "moe.families", "moe.disk"),
+    "moe.tuning": ("moe", "moe.families", "moe.disk", "moe.submodel"),
+    "moe.export": ("moe", "moe.families", "moe.disk", "moe.submodel", "moe.tuning"),
+    "moe.inspect": ("moe", "moe.families", "moe.disk", "moe.submodel", "moe.tuning", "moe.export"),
+    # the sky: knows no model and no strategy
+    "sim": (),
+    "sim.orbits": ("sim",),
+    "sim.windows": ("sim", "sim.orbits"),
+    "sim.plans": ("sim", "sim.orbits", "sim.windows"),
+    "sim.plan_files": ("sim", "sim.plans"),
+    "sim.grid": ("sim", "sim.plans"),
+    "sim.contacts": ("sim", "sim.orbits", "sim.windows", "sim.plans", "sim.plan_files"),
+    # the idea: of the model only the torch-free names
+    "strategy": ("moe.experts",),
+    # the embedded default
+    "demo": (),
+    # the run: what server and devices derive alike
+    "scenario.settings": (),
+    "scenario.data": ("sim", "demo"),
+    "scenario": (
+        *("scenario.settings", "scenario.data"),
+        *("moe", "moe.disk", "moe.submodel", "moe.tuning", "sim", "sim.plans", "sim.plan_files"),
+    ),
+    # side by side: neither imports the other
+    "client": (
+        *("scenario", "scenario.settings", "scenario.data", "strategy", "demo"),
+        *("moe", "moe.submodel", "moe.tuning", "moe.export", "sim", "sim.grid"),
+    ),
+    "server.record": ("scenario.settings", "strategy", "moe", "moe.disk"),
+    "server.report": ("server.record",),
+    "server": (
+        *("server.record", "server.report", "scenario", "scenario.settings", "scenario.data", "strategy"),
+        *("demo", "moe", "moe.disk", "moe.tuning", "moe.export", "sim", "sim.plans", "sim.grid"),
+    ),
+    "server.launch": ("scenario.settings",),
+}
+ROOMS = tuple(dict.fromkeys(folder.split(".")[0] for folder in MAY_IMPORT))
+
+Imports = Mapping[str, frozenset[str]]
+"""Module -> modules of the house that it imports."""
+
+
+def read_imports(root: Path) -> Imports:
+    """Return what every module of the rooms under ``root`` imports of them, inside functions too."""
+    rooms = [room for room in ROOMS if (root / room).is_dir()]
+    files = [path for room in rooms for path in sorted((root / room).rglob("*.py"))]
+    return {
+        ".".join(path.relative_to(root).with_suffix("").parts): frozenset(
+            module for module in imported(path, root) if module.split(".")[0] in rooms
+        )
+        for path in files
+    }
+
+
+def imported(path: Path, root: Path = ROOT) -> Iterator[str]:
+    """Yield every module that a file imports, those inside functions and for type checkers included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute here"
+            for alias in node.names:
+                submodule = root.joinpath(*str(node.module).split("."), alias.name).with_suffix(".py")
+                yield f"{node.module}.{alias.name}" if submodule.is_file() else str(node.module)
+
+
+def folder_of(module: str) -> str:
+    """Return the folder that a module lies in."""
+    return module.rpartition(".")[0]
+
+
+def folder_arrows(imports: Imports) -> Imports:
+    """Return, for each folder, the other folders it imports from."""
+    arrows: dict[str, set[str]] = {}
+    for module, targets in imports.items():
+        arrows.setdefault(folder_of(module), set()).update(map(folder_of, targets))
+    return {folder: frozenset(targets - {folder}) for folder, targets in arrows.items()}
+
+
+def circles(arrows: Imports) -> list[list[str]]:
+    """Return the groups of nodes that reach each other, each sorted; empty for a house without circles."""
+    reached = {node: _reachable(node, arrows) for node in arrows}
+    groups = {
+        tuple(sorted(other for other in reached[node] if node in reached.get(other, ()))) for node in arrows
+    }
+    return sorted(list(group) for group in groups if len(group) > 1)
+
+
+def floors(arrows: Imports) -> dict[str, int]:
+    """Return each folder's floor: one above the highest that it imports from; circles share one."""
+    own = {node: {node} for node in arrows} | {
+        node: set(group) for group in circles(arrows) for node in group
+    }
+    floor = dict.fromkeys(arrows, 0)
+    for _ in arrows:
+        for node, targets in arrows.items():
+            below = [floor[target] + 1 for target in targets - own[node] if target in floor]
+            floor[node] = max([floor[node], *below, *(floor[other] for other in own[node])])
+    return floor
+
+
+def draw(root: Path) -> str:
+    """Return folders and arrows as text, the top floor first."""
+    imports = read_imports(root)
+    arrows = folder_arrows(imports)
+    floor = floors(arrows)
+    width = max(map(len, arrows))
+    lines = []
+    for node in sorted(arrows, key=lambda node: (-floor[node], node)):
+        files = [
+            module for module in imports if folder_of(module) == node and not module.endswith("__init__")
+        ]
+        targets = ", ".join(sorted(arrows[node])) or "-"
+        lines.append(f"floor {floor[node]}  {node:<{width}}  {len(files):>2} files  -> {targets}")
+    lines += ["", *_circle_lines("folders", arrows), *_circle_lines("files", imports)]
+    return "\n".join(lines)
+
+
+def _circle_lines(what: str, arrows: Imports) -> Iterable[str]:
+    found = circles(arrows)
+    yield f"circles of {what}: {len(found)}"
+    yield from (f"  {' <-> '.join(group)}" for group in found)
+
+
+def _reachable(start: str, arrows: Imports) -> set[str]:
+    seen: set[str] = set()
+    waiting = [start]
+    while waiting:
+        for target in arrows.get(waiting.pop(), frozenset()):
+            if target not in seen:
+                seen.add(target)
+                waiting.append(target)
+    return seen
+
+
+if __name__ == "__main__":
+    print(draw(Path(sys.argv[1]).resolve() if sys.argv[1:] else ROOT))
