@@ -11,7 +11,7 @@ VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ems-fl-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
-SOURCES := benchmarks client demo moe scenario server sim strategy tests
+SOURCES := benchmarks cli client demo moe scenario server sim strategy tests
 ARGS ?=
 JOBS ?= 2
 

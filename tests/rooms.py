@@ -52,7 +52,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("server.record", "server.report", "scenario", "scenario.settings", "scenario.data", "strategy"),
         *("demo", "moe", "moe.disk", "moe.tuning", "moe.export", "sim", "sim.plans", "sim.grid"),
     ),
-    "server.launch": ("scenario.settings",),
+    "server.launch": ("server.record", "scenario.settings"),
+    # one command over all
+    "cli": ("server.launch", "server.report", "moe.inspect", "moe.export", "sim.contacts"),
 }
 ROOMS = tuple(dict.fromkeys(folder.split(".")[0] for folder in MAY_IMPORT))
 

@@ -70,7 +70,7 @@ def test_what_is_written_reads_back_the_same(tmp_path: Path) -> None:
 
 
 def test_the_environment_carries_the_settings_unless_the_user_has_set_them(tmp_path: Path) -> None:
-    pth, config = install(tmp_path, tmp_path)
+    pth, config, _ = install(tmp_path, tmp_path, tmp_path)
     program = (
         f"import os; exec(open({str(pth)!r}).read()); "
         "print(os.environ['FLWR_HOME'], os.environ['FLWR_TELEMETRY_ENABLED'])"
@@ -93,7 +93,7 @@ def test_the_environment_carries_the_settings_unless_the_user_has_set_them(tmp_p
 
 
 def test_a_pth_file_holds_one_line_that_python_runs(tmp_path: Path) -> None:
-    pth, _ = install(tmp_path, tmp_path)
+    pth, *_ = install(tmp_path, tmp_path, tmp_path)
     lines = pth.read_text().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("import ")

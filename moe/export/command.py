@@ -10,9 +10,14 @@ from moe.disk.hub import fetch
 from moe.export.checkpoint import merge_adapter
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m moe.export") -> int:
     """Run the command; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m moe.export", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Merge a run's adapter into its base checkpoint, file by file.",
+        epilog=f"example:\n  {prog} runs/demo-20261122T182645Z --merged /models/merged",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("run", type=Path, help="folder of a run (with adapter/ in it), or of an adapter")
     parser.add_argument("--merged", type=Path, required=True, metavar="OUT", help="folder to make")
     parser.add_argument("--base", help="the base checkpoint (default: what the adapter was trained on)")

@@ -52,9 +52,14 @@ def describe(storage: Storage) -> str:
     return "\n".join([*lines, "", held, *_holdings(layout, tuning)])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m moe.inspect") -> int:
     """Run the command; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m moe.inspect", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Say what a checkpoint's experts are; reads headers, not weights.",
+        epilog=f"example:\n  {prog} /models/OLMoE-1B-7B\n  {prog} allenai/OLMoE-1B-7B-0924 --self-test",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("model", help="folder of a checkpoint, or a name on the Hugging Face hub")
     parser.add_argument(
         "--self-test",

@@ -37,6 +37,18 @@ from server.launch.flower_run import FlowerRun, RunEnd
 from server.launch.processes import TAG_VARIABLE, end_all, free_port, port_is_free, tagged
 from server.launch.run_config import merge_run_config, write_run_config
 
+EXAMPLES = """examples:
+  the demo, and the demo with another seed over two days
+      PROG
+      PROG -c seed=2 sky.hours=48
+  the synchronous baseline on the same sky, with a file of settings and a setting over it
+      PROG -c conf/fedavg.toml seed=2
+  your own checkpoint and data
+      PROG -c model.name=/models/OLMoE-1B-7B data.source=/data/texts.parquet data.domain-column=domain
+  on real nodes, whose SuperLink listens at HOST:PORT
+      PROG --superlink HOST:PORT -c conf/deployment.toml
+"""
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_TIMEOUT = 124
@@ -52,7 +64,7 @@ class InterruptedRunError(Exception):
         self.number = number
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m server.launch") -> int:
     """Run the app and return the exit code: 0 only when Flower says that the run finished and completed.
 
     Parameters
@@ -65,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0 completed, 1 failed, 2 wrong use or a missing package, 124 out of time, 128 + n stopped by signal n.
     """
-    options = parse(arguments)
+    options = parse(arguments, prog)
     try:
         check(options)
         overrides = merge_run_config(options.run_config, runs_folder=Path.cwd() / "runs")
@@ -93,10 +105,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         clean_up(tag, home, keep=keep)
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m server.launch", description="Run EMS-FL in Flower's simulation and wait for its end."
+        prog=prog,
+        description="Run EMS-FL in Flower's simulation and wait for its end.",
+        epilog=EXAMPLES.replace("PROG", prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "-c",

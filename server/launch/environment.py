@@ -37,6 +37,19 @@ backend.client-resources.num-cpus = 1
 backend.init-args.num-cpus = {workers}
 """
 
+COMMAND_NAME = "ems-fl"
+# The rooms are never installed under their top-level names; the command says where the checkout is.
+COMMAND = """\
+#!{python}
+# Written by `make setup`.
+import sys
+
+sys.path.insert(0, {root!r})
+from cli.app import app
+
+app()
+"""
+
 LAUNCH_CONFIG = """\
 [superlink]
 default = "local"
@@ -138,8 +151,8 @@ def pth_line(settings: Mapping[str, str]) -> str:
     )
 
 
-def install(root: Path, site_packages: Path) -> tuple[Path, Path]:
-    """Write the ``.pth`` file and Flower's configuration.
+def install(root: Path, site_packages: Path, scripts: Path) -> tuple[Path, Path, Path]:
+    """Write the ``.pth`` file, Flower's configuration and the command ``ems-fl``.
 
     Parameters
     ----------
@@ -147,11 +160,13 @@ def install(root: Path, site_packages: Path) -> tuple[Path, Path]:
         The checkout; its ``.flwr/`` becomes the Flower home.
     site_packages : Path
         Where the virtual environment keeps its packages.
+    scripts : Path
+        Where it keeps its commands.
 
     Returns
     -------
-    tuple[Path, Path]
-        The two files written: the ``.pth`` file and ``.flwr/config.toml``.
+    tuple[Path, Path, Path]
+        The files written: the ``.pth`` file, ``.flwr/config.toml`` and ``ems-fl``.
     """
     pth = site_packages / PTH_NAME
     pth.write_text(pth_line(quiet_settings() | checkout_settings(root)), encoding="utf-8")
@@ -159,14 +174,27 @@ def install(root: Path, site_packages: Path) -> tuple[Path, Path]:
     config.parent.mkdir(parents=True, exist_ok=True)
     workers = default_workers()
     config.write_text(FLOWER_CONFIG.format(nodes=default_nodes(workers), workers=workers), encoding="utf-8")
-    return pth, config
+    return pth, config, write_command(root, scripts)
+
+
+def write_command(root: Path, scripts: Path) -> Path:
+    """Write the command ``ems-fl`` of the checkout at ``root`` into a folder of commands."""
+    command = scripts / COMMAND_NAME
+    command.write_text(COMMAND.format(python=sys.executable, root=str(root)), encoding="utf-8")
+    command.chmod(0o755)
+    return command
+
+
+def stop_local_superlink() -> None:
+    """End the SuperLink that a plain ``flwr run`` of this checkout left behind, and say so."""
+    count = end_all(lambda: local_superlinks(repository() / ".flwr"))
+    print(f"ended {count} processes of this checkout's local SuperLink")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Write the settings into this Python; with ``--stop``, end the SuperLink a plain ``flwr run`` left."""
     if list(arguments) == ["--stop"]:
-        count = end_all(lambda: local_superlinks(repository() / ".flwr"))
-        print(f"ended {count} processes of this checkout's local SuperLink")
+        stop_local_superlink()
         return
     if arguments:
         raise SystemExit(
@@ -175,7 +203,8 @@ def main(arguments: Sequence[str]) -> None:
     end_all(
         lambda: local_superlinks(repository() / ".flwr")
     )  # It would keep the settings it was started with.
-    for written in install(repository(), Path(sysconfig.get_paths()["purelib"])):
+    paths = sysconfig.get_paths()
+    for written in install(repository(), Path(paths["purelib"]), Path(paths["scripts"])):
         print(f"wrote {written}")
 
 

@@ -142,6 +142,11 @@ def check_resumable(folder: Path, config: RunConfig) -> None:
         )
 
 
+def is_run(folder: Path) -> bool:
+    """Tell whether a folder is that of a run."""
+    return (folder / RESUME_FILE).is_file()
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a reader, or a power cut, finds the old one or the new one whole.
 

@@ -4,7 +4,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from server.record.run_folder import write_atomically
+from pydantic import TypeAdapter, ValidationError
+
+from server.record.run_folder import is_run, write_atomically
 
 SUMMARY_FILE = "summary.json"
 
@@ -134,3 +136,26 @@ def write_summary(folder: Path, summary: RunSummary) -> Path:
     path = folder / SUMMARY_FILE
     write_atomically(path, json.dumps(asdict(summary), indent=2, sort_keys=True, allow_nan=False) + "\n")
     return path
+
+
+def read_summary(folder: Path) -> RunSummary:
+    """Return the summary of a finished run.
+
+    Raises
+    ------
+    ValueError
+        If the folder is no run's, the run has not ended, or another version wrote the file.
+    """
+    path = folder / SUMMARY_FILE
+    if not path.is_file():
+        if is_run(folder):
+            raise ValueError(f"the run in {folder} has not ended; go on with it: ems-fl resume {folder}")
+        raise ValueError(f"{folder} is not the folder of a run: it has no {SUMMARY_FILE}")
+    try:
+        return TypeAdapter(RunSummary).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise ValueError(
+            f"{path} is damaged, or another version of EMS-FL wrote it ({where}: {first['msg']})"
+        ) from error

@@ -28,15 +28,15 @@ from sim.windows.finder import WindowTable
 
 EXAMPLES = """examples:
   the demo's sky over its eight places, with a picture
-      python -m sim.contacts --picture sky.png
+      PROG --picture sky.png
   every pass of the space station over two places in the next two days
-      python -m sim.contacts --elements stations.txt --only 'ISS*' --hours 48 --mask 10 \\
+      PROG --elements stations.txt --only 'ISS*' --hours 48 --mask 10 \\
           --site Leh,34.16,77.58,3500 --site Tristan,-37.07,-12.31 --list
   a day of a Walker constellation over the sites of a file, as a contact plan for ION
-      python -m sim.contacts --walker 24/3/1 --pattern delta --inclination 56 --altitude 600 \\
+      PROG --walker 24/3/1 --pattern delta --inclination 56 --altitude 600 \\
           --sites sites.csv --link s-band --out plan.ion
   the passes themselves, with UTC times, for a spreadsheet
-      python -m sim.contacts --elements starlink.txt --only 'STARLINK-10*' --windows passes.csv
+      PROG --elements starlink.txt --only 'STARLINK-10*' --windows passes.csv
 """
 
 
@@ -66,9 +66,9 @@ class Found:
     plan: ContactPlan
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sim.contacts") -> int:
     """Run the command; return 0, or 2 for input that cannot be used."""
-    options = _parser().parse_args(arguments)
+    options = _parser(prog).parse_args(arguments)
     try:
         found = _find(options)
         _write(found, options)
@@ -274,12 +274,12 @@ def _notice(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m sim.contacts",
+        prog=prog,
         description="When satellites see sites on the ground, and what the link carries then.",
-        epilog=EXAMPLES,
+        epilog=EXAMPLES.replace("PROG", prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sky = parser.add_argument_group("satellites")

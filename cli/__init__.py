@@ -1,0 +1,1 @@
+"""The command ``ems-fl``: every way to use the project, by one name."""
