@@ -1,12 +1,14 @@
 # EMS-FL: every command a stranger needs. A first call makes .venv and installs requirements.txt into it.
-# Settings: PYTHON (3.11 or 3.12), PIP_ARGS (for every pip call, e.g. an own index), ARGS (passed on to the run or to pytest),
+# Settings: PYTHON (3.11 to 3.13; the newest that is there and can make a .venv), PIP_ARGS (for every pip call, e.g. an own index), ARGS (passed on to the run or to pytest),
 # JOBS (processes that run tests).
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check format unit test-docker stop clean
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+# One that only has a name (a shim of a version manager) or lacks its venv module is passed over.
+PYTHON ?= $(shell for name in python3.13 python3.12 python3.11; do \
+  "$$name" -c 'import ensurepip, venv' 2>/dev/null && command -v "$$name" && exit; done; command -v python3)
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ems-fl-ready
@@ -22,8 +24,8 @@ setup: $(STAMP) ## make .venv and install what requirements.txt pins
 
 # torch comes first: where the machine offers a build of its own for exactly this version, the rest keeps it.
 $(STAMP): requirements.txt server/launch/environment.py
-	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
-	  || { echo "EMS-FL needs Python 3.11 or 3.12, found '$(PYTHON)'; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "EMS-FL needs Python 3.11, 3.12 or 3.13, found '$(PYTHON)'; name one: make PYTHON=/path/to/python3.13" >&2; exit 1; }
 	"$(PYTHON)" -m venv "$(VENV)" \
 	  || { echo "making $(VENV) failed; on Debian and Ubuntu the package python3-venv is needed" >&2; exit 1; }
 	$(PIP) "$$(grep '^torch==' requirements.txt)"
