@@ -23,7 +23,7 @@ from moe.experts import ExpertArrays, Tuning
 from moe.export.adapter_targets import has_adapter
 from moe.export.checkpoint import export_adapter, export_merged, load_adapter
 from moe.families.blocks import REFUSED_FAMILIES, find_blocks
-from moe.families.special_families import FORMS
+from moe.families.special_families import FAMILIES
 from moe.inspect.selftest import check
 from moe.objective import language_model_inputs, language_model_loss
 from moe.submodel.load import all_experts, load_full, load_submodel
@@ -114,8 +114,8 @@ def table(results: Sequence[FamilyResult], failures: dict[str, str]) -> str:
         rows = "yes" if row.has_router_rows else "no"
         lines.append(f"| {row.family} | {row.router} | {keep} | {exact} | {rows} | {' | '.join(errors)} |")
     lines += [f"| {family} | - | failed: {reason} | | | | | |" for family, reason in failures.items()]
-    lines += ["", "With a form of their own:", ""]
-    lines += [f"- {' '.join(cleandoc(form.__doc__ or '').split())}" for form in FORMS.values()]
+    lines += ["", "In a way of their own:", ""]
+    lines += [f"- {' '.join(cleandoc(family.__doc__ or '').split())}" for family in FAMILIES.values()]
     lines += ["", "Refused by name:", ""]
     lines += [f"- `{family}`: {reason}" for family, reason in REFUSED_FAMILIES.items()]
     lines += [

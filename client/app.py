@@ -9,9 +9,9 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from client.instructions import Orders, read_orders
+from client.client_state import ClientState, client_state
+from client.instructions import Instructions, read_instructions
 from client.train import TrainResult, train
-from client.worker import Workplace, workplace
 from moe.experts import ExpertArrays, ParameterKey
 from moe.objective import mean_loss
 from moe.tuning.adapters import get_arrays, set_arrays
@@ -32,16 +32,16 @@ Array32 = NDArray[np.float32]
 @app.query()
 def profile(message: Message, context: Context) -> Message:
     """Answer which experts the devices' data uses, and what the devices are."""
-    work = workplace(context)
-    orders = read_orders(message, context, work.config, work.population)
-    per_device = [work.mass(device) for device in orders.devices]
+    state = client_state(context)
+    instructions = read_instructions(message, context, state.config, state.population)
+    per_device = [state.mass(device) for device in instructions.devices]
     answer = Profile(
-        cluster=orders.cluster,
-        devices=orders.devices,
+        cluster=instructions.cluster,
+        devices=instructions.devices,
         mass=tuple(sum(layers) for layers in zip(*per_device, strict=True)),
-        num_examples=sum(len(work.blocks(device)) for device in orders.devices),
-        memory_bytes=min(work.memory_bytes(device) for device in orders.devices),
-        fingerprint=work.fingerprint,
+        num_examples=sum(len(state.blocks(device)) for device in instructions.devices),
+        memory_bytes=min(state.memory_bytes(device) for device in instructions.devices),
+        fingerprint=state.fingerprint,
     )
     return profile_reply(answer, message)
 
@@ -49,10 +49,10 @@ def profile(message: Message, context: Context) -> Message:
 @app.train()
 def tune(message: Message, context: Context) -> Message:
     """Tune the experts in the message on every hosted device, and answer with what changed."""
-    work = workplace(context)
-    orders = read_orders(message, context, work.config, work.population)
+    state = client_state(context)
+    instructions = read_instructions(message, context, state.config, state.population)
     task = read_task(message)
-    outcomes = [_tune_on(device, task, orders, work) for device in orders.devices]
+    outcomes = [_tune_on(device, task, instructions, state) for device in instructions.devices]
     examples = sum(result.num_examples for result, _ in outcomes)
     update = ExpertUpdate(
         arrays={
@@ -69,14 +69,14 @@ def tune(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the sub-model of the experts in the message on the devices' own examples."""
-    work = workplace(context)
-    orders = read_orders(message, context, work.config, work.population)
+    state = client_state(context)
+    instructions = read_instructions(message, context, state.config, state.population)
     task = read_task(message)
-    model = work.submodel(frozenset(key.expert for key in task.values))
+    model = state.submodel(frozenset(key.expert for key in task.values))
     set_arrays(model, task.values)
-    counts = [len(work.blocks(device)) for device in orders.devices]
-    batch = work.config.evaluate.batch_size
-    losses = [mean_loss(model, work.blocks(device), batch) for device in orders.devices]
+    counts = [len(state.blocks(device)) for device in instructions.devices]
+    batch = state.config.evaluate.batch_size
+    losses = [mean_loss(model, state.blocks(device), batch) for device in instructions.devices]
     loss = sum(n * value for n, value in zip(counts, losses, strict=True)) / sum(counts)
     return loss_reply(loss, sum(counts), message)
 
@@ -91,13 +91,13 @@ def _mean_over_devices(
 
 
 def _tune_on(
-    device: int, task: TrainTask, orders: Orders, work: Workplace
+    device: int, task: TrainTask, instructions: Instructions, state: ClientState
 ) -> tuple[TrainResult, ExpertArrays]:
     """Tune from the server's values on one device; returns the result and value minus start."""
-    model = work.submodel(frozenset(key.expert for key in task.values))
+    model = state.submodel(frozenset(key.expert for key in task.values))
     set_arrays(model, task.values)
-    share_s = orders.wall_budget_s / len(orders.devices)
-    spec = work.train_spec(orders.steps, share_s)
-    result = train(model, work.blocks(device), spec, [work.config.seed, device, task.dispatch])
+    share_s = instructions.wall_budget_s / len(instructions.devices)
+    spec = state.train_spec(instructions.steps, share_s)
+    result = train(model, state.blocks(device), spec, [state.config.seed, device, task.dispatch])
     tuned = get_arrays(model)
     return result, {key: tuned[key] - start for key, start in task.values.items()}

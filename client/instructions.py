@@ -16,7 +16,7 @@ from sim.population import Population
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Orders:
+class Instructions:
     """What the client works from.
 
     Parameters
@@ -37,8 +37,10 @@ class Orders:
     wall_budget_s: float
 
 
-def read_orders(message: Message, context: Context, config: RunConfig, population: Population) -> Orders:
-    """Return the orders of a message.
+def read_instructions(
+    message: Message, context: Context, config: RunConfig, population: Population
+) -> Instructions:
+    """Return the instructions of a message.
 
     Raises
     ------
@@ -48,7 +50,7 @@ def read_orders(message: Message, context: Context, config: RunConfig, populatio
     """
     if SKY_RECORD in message.content.config_records:
         sky = message.content.config_records[SKY_RECORD]
-        return Orders(
+        return Instructions(
             cluster=str(sky["cluster"]),
             devices=tuple(cast(list[int], sky["devices"])),
             steps=int(cast(int, sky["local-steps"])),
@@ -58,7 +60,7 @@ def read_orders(message: Message, context: Context, config: RunConfig, populatio
     clusters = {population.device(device).cluster for device in devices}
     if len(clusters) != 1:
         raise ValueError(f"a node hosts devices of one cluster; {list(devices)} belong to {sorted(clusters)}")
-    return Orders(
+    return Instructions(
         cluster=clusters.pop(),
         devices=devices,
         steps=config.train.max_steps,

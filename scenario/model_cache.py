@@ -11,7 +11,7 @@ from moe.device import reclaim
 Key = TypeVar("Key", bound=Hashable)
 
 
-class KeptModels(Generic[Key]):
+class ModelCache(Generic[Key]):
     """The models used last, as many as the bound holds; the one in use is there even if larger.
 
     What goes has gone before the next one is loaded, so that there is never a model more than the bound

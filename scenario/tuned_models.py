@@ -13,7 +13,7 @@ from moe.experts import ExpertId, ExpertLayout, Tuning
 from moe.submodel.load import load_streamed, load_submodel
 from moe.tuning.adapters import attach
 from moe.tuning.memory_budget import kept_expert_bytes
-from scenario.model_cache import KeptModels
+from scenario.model_cache import ModelCache
 from scenario.settings.config import RunConfig
 
 MEGABYTE = 1_000_000
@@ -44,7 +44,7 @@ class TunedModels:
             return to_device(load_streamed(path, dtype=config.model.dtype), device)
 
         # No method of ours in it: a cycle would outlive the run until Python looks for cycles.
-        self._kept = KeptModels(
+        self._kept = ModelCache(
             load,
             expected_bytes=lambda experts: submodel_bytes(layout(), tuning, experts or ()),
             max_bytes=int(config.model.kept_mb * MEGABYTE),

@@ -188,7 +188,7 @@ def _world(
     if job.plan is None:
         if saved:
             # Messages in flight ended with Flower's run: their nodes are asked anew.
-            saved.strategy.flights.clear()
+            saved.strategy.in_flight.clear()
         began_s = time.monotonic() - (saved.extra["clock_s"] if saved else 0.0)
         return PatientGrid(grid, on_event=observer.event, clock=(clock := _since(began_s))), clock, None, dict
     sky = satellite_grid(job, grid, log, observer, visibility="in-view")

@@ -18,9 +18,9 @@ from strategy.assignment import Assignment, assign_experts
 from strategy.events import assigned_event
 from strategy.merging import merge_pass
 from strategy.messages import decode_arrays, encode_arrays, profile_instruction, train_instruction
-from strategy.replies import take_in
+from strategy.replies import receive_reply
 from strategy.settings import EmsFlSettings
-from strategy.state import EmsFlState, Flight
+from strategy.state import EmsFlState, InFlight
 
 Event = dict[str, Any]
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -100,8 +100,8 @@ class EmsFl(Strategy):
             self._push(grid, self._profile_questions())
             is_new = self._assign_when_heard()
             self._push(grid, self.configure_train(state.merges, initial_arrays, ConfigRecord(), grid))
-            for reply in grid.pull_messages(state.flights.keys()):
-                self._log(take_in(reply, state, self.settings, self._clock()))
+            for reply in grid.pull_messages(state.in_flight.keys()):
+                self._log(receive_reply(reply, state, self.settings, self._clock()))
             self._in_view = set(grid.get_node_ids())
             over = self._passes_over()
             for cluster in over:
@@ -122,7 +122,7 @@ class EmsFl(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return an order with the newest experts for every node that is in contact and idle.
+        """Return a message with the newest experts for every node that is in contact and idle.
 
         A cluster whose updates wait for the end of the pass gets none: its nodes would start from
         experts that are about to change.
@@ -130,15 +130,15 @@ class EmsFl(Strategy):
         state = self.state
         if state.assignment is None:
             return []
-        orders = []
+        messages = []
         newest = {cluster: self._values_for(cluster) for cluster in state.assignment.experts}
         for node_id in sorted(self._in_view - state.busy_nodes - set(state.refused)):
             profile = state.profiles.get(node_id)
             if profile is None or profile.cluster in state.arrivals:
                 continue
             if values := newest.get(profile.cluster):
-                orders.append(train_instruction(node_id, values, state.dispatches.get(node_id, 0)))
-        return orders
+                messages.append(train_instruction(node_id, values, state.dispatches.get(node_id, 0)))
+        return messages
 
     @override
     def aggregate_train(
@@ -146,7 +146,7 @@ class EmsFl(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Take in replies and merge every cluster they come from at once."""
         for reply in replies:
-            self._log(take_in(reply, self.state, self.settings, self._clock()))
+            self._log(receive_reply(reply, self.state, self.settings, self._clock()))
         for cluster in list(self.state.arrivals):
             self._log(merge_pass(cluster, self.state, self.settings))
         return encode_arrays(self.state.values), None
@@ -178,7 +178,7 @@ class EmsFl(Strategy):
         if state.assignment is not None or not state.profiles:
             return False
         missing = set(settings.clusters) - {profile.cluster for profile in state.profiles.values()}
-        still_asked = any(self._is_expected(message_id) for message_id in state.flights)
+        still_asked = any(self._is_expected(message_id) for message_id in state.in_flight)
         if (missing or still_asked) and self._clock() < settings.profile_wait_s:
             return False
         state.assignment = self._assign()
@@ -205,16 +205,16 @@ class EmsFl(Strategy):
         # One at a time: Flower's in-memory grid drops a refused message from its list of ids.
         for message in messages:
             for message_id in grid.push_messages([message]):
-                self._note_flight(message_id, message)
+                self._note_sent(message_id, message)
 
-    def _note_flight(self, message_id: str, message: Message) -> None:
+    def _note_sent(self, message_id: str, message: Message) -> None:
         state, node_id = self.state, message.metadata.dst_node_id
         versions = {}
         if message.metadata.message_type == "train":
             state.dispatches[node_id] = state.dispatches.get(node_id, 0) + 1
             experts = self._values_for(state.profiles[node_id].cluster)
             versions = {key.expert: state.version(key.expert) for key in experts}
-        state.flights[message_id] = Flight(node_id=node_id, versions=versions)
+        state.in_flight[message_id] = InFlight(node_id=node_id, versions=versions)
 
     def _passes_over(self) -> list[str]:
         """Return the clusters whose buffered updates should be merged now."""
@@ -225,15 +225,15 @@ class EmsFl(Strategy):
             if now_s - waiting[0].arrived_s >= self.settings.merge_wait_s
             or not any(
                 self._is_expected(message_id)
-                for message_id, flight in state.flights.items()
-                if flight.versions and state.profiles[flight.node_id].cluster == cluster
+                for message_id, sent in state.in_flight.items()
+                if sent.versions and state.profiles[sent.node_id].cluster == cluster
             )
         ]
 
     def _is_expected(self, message_id: str) -> bool:
         if self._expects is not None:
             return self._expects(message_id)
-        return self.state.flights[message_id].node_id in self._in_view
+        return self.state.in_flight[message_id].node_id in self._in_view
 
     def _is_finished(self, max_merges: int, horizon_s: float, result: Result) -> bool:
         losses = [cast(float, metrics["loss"]) for metrics in result.evaluate_metrics_serverapp.values()]

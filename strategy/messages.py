@@ -191,7 +191,7 @@ def read_task(instruction: Message) -> TrainTask:
 
 
 def update_reply(update: ExpertUpdate, instruction: Message) -> Message:
-    """Return the answer to a training order."""
+    """Return the answer to a training message."""
     metrics = MetricRecord(
         {
             "num-examples": update.num_examples,
@@ -204,7 +204,7 @@ def update_reply(update: ExpertUpdate, instruction: Message) -> Message:
 
 
 def loss_reply(loss: float, num_examples: int, instruction: Message) -> Message:
-    """Return the answer to an evaluation order: mean loss per token in nats."""
+    """Return the answer to an evaluation message: mean loss per token in nats."""
     metrics = MetricRecord({"num-examples": num_examples, "loss": loss})
     return Message(RecordDict({METRICS: metrics}), reply_to=instruction)
 

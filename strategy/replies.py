@@ -6,13 +6,13 @@ from flwr.app import Message
 
 from strategy.messages import read_profile, read_update
 from strategy.settings import EmsFlSettings
-from strategy.state import Arrival, EmsFlState, Flight
+from strategy.state import Arrival, EmsFlState, InFlight
 
 MAX_REASON_LENGTH = 600
 """Characters of a fault that are logged; a client's traceback may be pages long."""
 
 
-def take_in(
+def receive_reply(
     reply: Message, state: EmsFlState, settings: EmsFlSettings, now_s: float
 ) -> dict[str, Any] | None:
     """Take one reply into the state; a broken or hostile one is refused and the run goes on.
@@ -20,7 +20,7 @@ def take_in(
     Parameters
     ----------
     reply : Message
-        To a message in ``state.flights``.
+        To a message in ``state.in_flight``.
     state : EmsFlState
         Changed in place.
     settings : EmsFlSettings
@@ -34,13 +34,13 @@ def take_in(
         The event to log: ``profiled`` or ``refused``; None for an update, which is logged when merged.
     """
     node_id = reply.metadata.src_node_id
-    flight = state.flights.pop(reply.metadata.reply_to_message_id)
+    sent = state.in_flight.pop(reply.metadata.reply_to_message_id)
     try:
         if reply.has_error():
             raise ValueError(f"Flower error {reply.error.code}: {reply.error.reason}")
         event = None
-        if flight.versions:
-            _wait_for_pass(reply, node_id, flight, state, now_s)
+        if sent.versions:
+            _wait_for_pass(reply, node_id, sent, state, now_s)
         else:
             event = _register(reply, node_id, state, settings)
     except ValueError as fault:
@@ -62,11 +62,11 @@ def _register(reply: Message, node_id: int, state: EmsFlState, settings: EmsFlSe
     }
 
 
-def _wait_for_pass(reply: Message, node_id: int, flight: Flight, state: EmsFlState, now_s: float) -> None:
+def _wait_for_pass(reply: Message, node_id: int, sent: InFlight, state: EmsFlState, now_s: float) -> None:
     profile = state.profiles[node_id]
-    asked = {key: value for key, value in state.values.items() if key.expert in flight.versions}
+    asked = {key: value for key, value in state.values.items() if key.expert in sent.versions}
     update = read_update(reply, asked, profile.num_examples)
-    arrival = Arrival(node_id=node_id, versions=flight.versions, update=update, arrived_s=now_s)
+    arrival = Arrival(node_id=node_id, versions=sent.versions, update=update, arrived_s=now_s)
     state.arrivals.setdefault(profile.cluster, []).append(arrival)
 
 

@@ -8,7 +8,7 @@ from strategy.messages import ExpertUpdate, Profile
 
 
 @dataclass(slots=True, kw_only=True)
-class Flight:
+class InFlight:
     """One message that has not been answered yet.
 
     Parameters
@@ -61,12 +61,12 @@ class EmsFlState:
         Nodes that cannot take part, with the reason.
     assignment : Assignment or None
         None until enough clusters have been heard.
-    flights : dict[str, Flight]
+    in_flight : dict[str, InFlight]
         By message id.
     arrivals : dict[str, list[Arrival]]
         By cluster, since its last merge.
     dispatches : dict[int, int]
-        Training orders sent so far, by node id.
+        Training messages sent so far, by node id.
     failures : dict[int, int]
         Faults in a row, by node id.
     merges : int
@@ -80,7 +80,7 @@ class EmsFlState:
     profiles: dict[int, Profile] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     assignment: Assignment | None = None
-    flights: dict[str, Flight] = field(default_factory=dict)
+    in_flight: dict[str, InFlight] = field(default_factory=dict)
     arrivals: dict[str, list[Arrival]] = field(default_factory=dict)
     dispatches: dict[int, int] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)
@@ -94,4 +94,4 @@ class EmsFlState:
     @property
     def busy_nodes(self) -> set[int]:
         """Nodes that owe an answer."""
-        return {flight.node_id for flight in self.flights.values()}
+        return {sent.node_id for sent in self.in_flight.values()}

@@ -90,13 +90,13 @@ class Storage:
     @property
     def blocks_have_identity(self) -> bool:
         """Whether there are experts that give back their input, behind the real ones."""
-        return any(block.form.num_identity for block in self.blocks.values())
+        return any(block.family.num_identity for block in self.blocks.values())
 
     @property
     def lacks_identity_rows(self) -> bool:
         """Whether the files hold real experts only, where the model has rows for identity experts too."""
         return self.blocks_have_identity and any(
-            None not in numbers and len(set(numbers)) < block.form.num_rows(stored)
+            None not in numbers and len(set(numbers)) < block.family.num_rows(stored)
             for target, (block, stored) in self._expert_targets.items()
             for numbers in [[expert_number(name) for name in self._targets[target].names]]
         )
@@ -237,7 +237,7 @@ class Storage:
         numbers = self._numbered[target]
         block, stored = self._expert_targets[target]
         sources: list[tuple[str, Part | None]] = [
-            (name, Part(index, block.form.num_rows(stored))) for name in numbers.get(None, [])
+            (name, Part(index, block.family.num_rows(stored))) for name in numbers.get(None, [])
         ]
         return sources + [(name, None) for name in numbers.get(index, [])]
 

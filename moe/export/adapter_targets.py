@@ -67,7 +67,7 @@ Places = Mapping[tuple[int, int, str], Place]
 
 def has_adapter(storage: Storage) -> bool:
     """Tell whether PEFT can adapt this family's experts in the full model."""
-    return next(iter(storage.blocks.values())).form.adapter != "none"
+    return next(iter(storage.blocks.values())).family.adapter != "none"
 
 
 def adapter_targets(storage: Storage) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def wrap(storage: Storage, config: LoraConfig) -> tuple[Places, Mapping[str, tor
     owners = {
         block.tensor_name(stored, index): (block, projection, index)
         for block in storage.blocks.values()
-        for projection, names in block.form.projections.items()
+        for projection, names in block.family.projections.items()
         for stored in names
         for index in range(1 if block.is_stacked else block.num_experts)
     }
@@ -130,21 +130,21 @@ def wrap(storage: Storage, config: LoraConfig) -> tuple[Places, Mapping[str, tor
 
 
 def _weights(block: MoEBlock) -> list[str]:
-    return [stored for names in block.form.projections.values() for stored in names]
+    return [stored for names in block.family.projections.values() for stored in names]
 
 
 def _module_pattern(block: MoEBlock) -> str:
-    prefix = block.form.expert_prefix.replace(".", r"\.").format(r"\d+")
+    prefix = block.family.expert_prefix.replace(".", r"\.").format(r"\d+")
     layers = "|".join(re.escape(stored.removesuffix(".weight")) for stored in _weights(block))
     return rf"{re.escape(block.holder_path)}\.{prefix}({layers})"
 
 
 def _count(block: MoEBlock, projection: str) -> int:
     """Return how many experts share the factors; rows that belong to no expert (longcat) count too."""
-    return block.form.num_rows(block.form.projections[projection][0]) if block.is_stacked else 1
+    return block.family.num_rows(block.family.projections[projection][0]) if block.is_stacked else 1
 
 
 def _is_swapped(block: MoEBlock, projection: str) -> bool:
     # PEFT asks the module whether its weights are [in, out]; llama4's does not say.
-    is_transposed = block.form.projections[projection][0] in block.form.transposed
+    is_transposed = block.family.projections[projection][0] in block.family.transposed
     return is_transposed != bool(getattr(block.experts, "is_transposed", False))

@@ -1,7 +1,7 @@
 """Find the MoE blocks of a model, real or on the meta device.
 
 A block is an experts module and the router beside it. The router is never touched, so each family's
-own bias, groups, sigmoid or scale stays as it is; what else a family does in its own way is its form.
+own bias, groups, sigmoid or scale stays as it is; what else a family does in its own way is its `ModelFamily`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moe.factors import PROJECTIONS
-from moe.families.family import Form, Fused, numbers_in
-from moe.families.special_families import FORMS
+from moe.families.family import FusedFamily, ModelFamily, numbers_in
+from moe.families.special_families import FAMILIES
 
 TESTED_FAMILIES = frozenset(
     {
@@ -90,7 +90,7 @@ class MoEBlock:
         Name that the kept experts have in a sub-model, such as ``model.layers.0.mlp.experts``.
     holder_path : str
         Name of the module that holds the expert tensors; ``path`` in nearly all families.
-    form : Form
+    family : ModelFamily
         What the family does differently.
     num_experts, top_k : int
         Experts to be assigned, and chosen per token.
@@ -101,7 +101,7 @@ class MoEBlock:
     layer: int
     path: str
     holder_path: str
-    form: Form
+    family: ModelFamily
     num_experts: int
     top_k: int
     parameters: tuple[str, ...]
@@ -109,13 +109,13 @@ class MoEBlock:
     @property
     def experts(self) -> nn.Module:
         """The module that holds the expert tensors."""
-        module: nn.Module = self.form.experts
+        module: nn.Module = self.family.experts
         return module
 
     @property
     def router(self) -> nn.Module:
         """The router that chooses among the experts."""
-        return self.form.router
+        return self.family.router
 
     @property
     def parent_path(self) -> str:
@@ -131,17 +131,17 @@ class MoEBlock:
     @property
     def is_stacked(self) -> bool:
         """Whether one tensor holds all experts, rather than each having its own."""
-        return not self.form.expert_prefix
+        return not self.family.expert_prefix
 
     def tensor_name(self, stored: str, index: int) -> str:
         """Return the name, in the model, of the tensor that holds a stored tensor of an expert."""
-        return f"{self.holder_path}.{self.form.expert_prefix.format(index)}{stored}"
+        return f"{self.holder_path}.{self.family.expert_prefix.format(index)}{stored}"
 
     def view(self, stored: str, index: int) -> Tensor:
         """Return the part of a stored tensor that is one expert's, as a view with as many axes."""
-        name = self.form.expert_prefix.format(index) + stored
+        name = self.family.expert_prefix.format(index) + stored
         tensor = self.experts.get_parameter(name).data
-        return tensor.unflatten(0, (self.form.num_rows(stored), -1))[index] if self.is_stacked else tensor
+        return tensor.unflatten(0, (self.family.num_rows(stored), -1))[index] if self.is_stacked else tensor
 
     def shape(self, projection: str) -> tuple[int, int]:
         """Return ``(out_features, in_features)`` of ``fc_in`` or ``fc_out``."""
@@ -151,7 +151,7 @@ class MoEBlock:
 
     def stored_names(self, projection: str) -> tuple[str, ...]:
         """Return the stored tensors, weights and biases, of ``fc_in`` or ``fc_out``."""
-        weights = self.form.projections[projection]
+        weights = self.family.projections[projection]
         return tuple(name for name in self.parameters if name.removesuffix("_bias") in weights)
 
     def unfuse(
@@ -161,7 +161,7 @@ class MoEBlock:
         weights: dict[str, Tensor] = {}
         biases: dict[str, Tensor | None] = {}
         for projection in projections:
-            names = self.form.projections[projection]
+            names = self.family.projections[projection]
             # A transposed view, not a copy: the same matrix product as the family's own, to the bit.
             pieces = [self._matrix(name, fused[name]) for name in names]
             weights[projection] = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
@@ -172,18 +172,18 @@ class MoEBlock:
     def fuse(self, weights: Mapping[str, Tensor], biases: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
         """Return one expert's parts, of their shapes in the full model: `unfuse` undone."""
         fused: dict[str, Tensor] = {}
-        for projection, names in self.form.projections.items():
+        for projection, names in self.family.projections.items():
             for name, piece in zip(names, weights[projection].chunk(len(names)), strict=True):
-                part = piece.T if name in self.form.transposed else piece
-                fused[name] = part if self.form.is_matrix else part[None]
+                part = piece.T if name in self.family.transposed else piece
+                fused[name] = part if self.family.is_matrix else part[None]
             bias = biases.get(projection)
             if bias is not None:
                 fused[f"{names[0]}_bias"] = bias[None]
         return fused
 
     def _matrix(self, name: str, part: Tensor) -> Tensor:
-        matrix = part if self.form.is_matrix else part[0]
-        return matrix.T if name in self.form.transposed else matrix
+        matrix = part if self.family.is_matrix else part[0]
+        return matrix.T if name in self.family.transposed else matrix
 
 
 def find_blocks(model: PreTrainedModel) -> tuple[MoEBlock, ...]:
@@ -192,7 +192,7 @@ def find_blocks(model: PreTrainedModel) -> tuple[MoEBlock, ...]:
     Raises
     ------
     ValueError
-        If there are none, if one is of a form this project cannot slice, or if two blocks claim one layer.
+        If there are none, if one is of a family this project cannot slice, or if two blocks claim one layer.
     """
     blocks = sorted(_walk(model), key=lambda block: block.layer)
     family = model.config.model_type
@@ -200,7 +200,7 @@ def find_blocks(model: PreTrainedModel) -> tuple[MoEBlock, ...]:
         raise ValueError(
             f"no routed experts found in model_type {family!r}: looked for experts modules with fused "
             f"{' or '.join(_FC_IN)} and {_FC_OUT} ([experts, ., .]) and a router 'gate' or 'router' beside "
-            f"them, and for {', '.join(FORMS)}; the model is dense, or of a form this project does not know"
+            f"them, and for {', '.join(FAMILIES)}; the model is dense, or of a family this project does not know"
         )
     layers = [block.layer for block in blocks]
     if len(set(layers)) != len(layers):
@@ -213,9 +213,9 @@ def find_blocks(model: PreTrainedModel) -> tuple[MoEBlock, ...]:
 def _walk(model: PreTrainedModel) -> Iterator[MoEBlock]:
     modules = dict(model.named_modules())
     for path, module in modules.items():
-        form = FORMS.get(type(module).__name__)
-        if form is not None:
-            yield _special_block(form, path, module, model)
+        family = FAMILIES.get(type(module).__name__)
+        if family is not None:
+            yield _special_block(family, path, module, model)
         elif _holds_experts(module):
             yield _fused_block(path, module, modules[path.rpartition(".")[0]], model)
 
@@ -225,24 +225,24 @@ def _holds_experts(module: nn.Module) -> bool:
     return hasattr(module, "_is_expert_parallel") or type(module).__name__ in _UNDECORATED
 
 
-def _special_block(kind: type[Form], path: str, parent: nn.Module, model: PreTrainedModel) -> MoEBlock:
-    form = kind(parent, parent.get_submodule(kind.holder))
+def _special_block(kind: type[ModelFamily], path: str, parent: nn.Module, model: PreTrainedModel) -> MoEBlock:
+    family = kind(parent, parent.get_submodule(kind.holder))
     layer = kind.layer(path, model.config.get_text_config())
-    return _block(form, layer, f"{path}.experts", f"{path}.{kind.holder}" if kind.holder else path)
+    return _block(family, layer, f"{path}.experts", f"{path}.{kind.holder}" if kind.holder else path)
 
 
-def _block(form: Form, layer: int, path: str, holder_path: str) -> MoEBlock:
-    held = dict(form.experts.named_parameters())
-    prefix = form.expert_prefix.format(0)
-    weights = [name for names in form.projections.values() for name in names]
+def _block(family: ModelFamily, layer: int, path: str, holder_path: str) -> MoEBlock:
+    held = dict(family.experts.named_parameters())
+    prefix = family.expert_prefix.format(0)
+    weights = [name for names in family.projections.values() for name in names]
     return MoEBlock(
         layer=layer,
         path=path,
         holder_path=holder_path,
-        form=form,
+        family=family,
         # Kept, not asked again: PEFT and sub-models change what the modules look like.
-        num_experts=form.num_experts,
-        top_k=form.top_k,
+        num_experts=family.num_experts,
+        top_k=family.top_k,
         parameters=tuple(
             name for weight in weights for name in (weight, f"{weight}_bias") if prefix + name in held
         ),
@@ -260,8 +260,8 @@ def _fused_block(path: str, experts: nn.Module, parent: nn.Module, model: PreTra
             f"{_FC_OUT}, a sibling 'gate' or 'router', and a layer number in its name; "
             f"found {sorted(dict(experts.named_parameters()))}"
         )
-    form = Fused(parent, experts, router, fc_in, _top_k(router, parent, model))
-    return _block(form, numbers_in(path)[-1], path, path)
+    family = FusedFamily(parent, experts, router, fc_in, _top_k(router, parent, model))
+    return _block(family, numbers_in(path)[-1], path, path)
 
 
 def _top_k(router: nn.Module, parent: nn.Module, model: PreTrainedModel) -> int:

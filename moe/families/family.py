@@ -1,6 +1,6 @@
 """What differs between families: where a block keeps its experts, and how it is called.
 
-Nearly all families have the one fused form (`Fused`). Each of the others is one small class in
+Nearly all families are a `FusedFamily`. Each of the others is one small class in
 `moe.families.special_families` that says the same few things; no other file asks which family it has.
 
 Shape letters: T tokens (of all sequences), H hidden, E experts, Z identity experts, K choices per token.
@@ -28,8 +28,8 @@ class Routing(NamedTuple):
     logits: Tensor
 
 
-class Form:
-    """How one block holds its experts and is called; the defaults fit most families.
+class ModelFamily:
+    """How the blocks of a family hold their experts and are called; the defaults fit most.
 
     Stored tensors are named relative to the module that holds them, such as ``gate_up_proj``.
 
@@ -132,7 +132,7 @@ class Form:
         return int(config.num_hidden_layers)
 
 
-class Fused(Form):
+class FusedFamily(ModelFamily):
     """Experts module called as ``experts(hidden_TH, choice_TK, weight_TK)``: it alone is replaced.
 
     Its class is nearly always one decorated with transformers' ``use_experts_implementation``.

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe.families.family import Form, Routing, gated_unit, numbers_in
+from moe.families.family import ModelFamily, Routing, gated_unit, numbers_in
 
 
-class Llama4(Form):
+class Llama4(ModelFamily):
     """Llama 4: every expert gets every token, weighted by a sigmoid that is zero for all but K of them.
 
     Here an expert gets its own tokens only: the same sums, at a fraction of the products.
@@ -33,7 +33,7 @@ class Llama4(Form):
         return block.shared_expert(flat_TH) + routed.view_as(flat_TH), routing.logits
 
 
-class Switch(Form):
+class Switch(ModelFamily):
     """Switch Transformers: an encoder-decoder whose experts are modules of their own, one a token.
 
     The router lets an expert take only so many tokens of a sequence; the rest get nothing. Layers are
@@ -83,7 +83,7 @@ class Switch(Form):
         return int(config.num_layers + config.num_decoder_layers)
 
 
-class JetMoe(Form):
+class JetMoe(ModelFamily):
     """JetMoE: two stacks of matrices in the block itself, and a bias that all its experts share.
 
     Its attention has experts too (``JetMoeMoA``), chosen by a router of their own. They are part of
@@ -112,7 +112,7 @@ class JetMoe(Form):
         return routed + block.bias
 
 
-class LongcatFlash(Form):
+class LongcatFlash(ModelFamily):
     """LongCat-Flash: behind its E real experts, Z that give back their input.
 
     ``gate_up_proj`` of transformers 5.23 has rows for those too, which nothing reads; files may lack
@@ -138,7 +138,7 @@ class LongcatFlash(Form):
         return int(config.num_layers)
 
 
-class Dbrx(Form):
+class Dbrx(ModelFamily):
     """DBRX: three matrices, in each the rows of all experts one below the other.
 
     PEFT 0.21 can neither wrap them (the block reads them by name) nor give each expert factors of its
@@ -170,11 +170,11 @@ class Dbrx(Form):
         return Routing(choice_TK, weight_TK, output)
 
 
-FORMS: Mapping[str, type[Form]] = {
+FAMILIES: Mapping[str, type[ModelFamily]] = {
     "Llama4TextMoe": Llama4,
     "SwitchTransformersSparseMLP": Switch,
     "JetMoeMoE": JetMoe,
     "LongcatFlashMoE": LongcatFlash,
     "DbrxFFN": Dbrx,
 }
-"""Class of a block in transformers -> its form; any other is `Fused`, or not known."""
+"""Class of a block in transformers -> its family; any other is a `FusedFamily`, or not known."""

@@ -28,7 +28,7 @@ def describe(storage: Storage) -> str:
     block = next(iter(storage.blocks.values()))
     is_tested = "tested" if layout.family in TESTED_FAMILIES else "not in the tests: run with --self-test"
     counts = "/".join(map(str, sorted(set(layout.num_experts.values()))))
-    depth = block.form.depth(storage.model.config.get_text_config())
+    depth = block.family.depth(storage.model.config.get_text_config())
     rows = [
         ("family", f"{layout.family} ({is_tested})"),
         ("layers with experts", f"{len(layout.layers)} of {depth}"),
@@ -96,7 +96,7 @@ def _holdings(layout: ExpertLayout, tuning: Tuning) -> list[str]:
 
 
 def _identity_experts(block: MoEBlock) -> str:
-    count = block.form.num_identity
+    count = block.family.num_identity
     told = f", and {count} that give back their input: never assigned, everybody has them"
     return told if count else ""
 

@@ -38,13 +38,13 @@ class _Linear(nn.Linear):
         return out if self.bias is None else out + self.bias.to(x.dtype)
 
 
-class KeptExperts(nn.Module):
+class ExpertSubset(nn.Module):
     """Stand-in for a family's fused experts module that holds only some of the experts.
 
     Parameters
     ----------
     block : MoEBlock
-        The block it replaces; its form lends the gate function and any norm that all experts share,
+        The block it replaces; its family lends the gate function and any norm that all experts share,
         its router is listened to and otherwise left alone.
     experts : Mapping[int, Expert]
         The kept experts by their index in the full model; may be empty.
@@ -61,12 +61,12 @@ class KeptExperts(nn.Module):
         self._hold(tuple(sorted(experts)))
         for index in self.kept:
             self.add_module(f"e{index}", experts[index])
-        for name, child in block.form.lent().items():
+        for name, child in block.family.lent().items():
             self.add_module(name, child)
-        self._gate: Callable[[Tensor], Tensor] = block.form.gate()
-        self._norm: nn.Module | None = block.form.norm()
+        self._gate: Callable[[Tensor], Tensor] = block.family.gate()
+        self._norm: nn.Module | None = block.family.norm()
         self._logits_TE: Tensor | None = None
-        is_told = block.form.is_block_replaced  # the logits come with the call
+        is_told = block.family.is_block_replaced  # the logits come with the call
         if absent in HEARS_ROUTER and 1 < len(self.kept) < self.num_experts and not is_told:
             block.router.register_forward_hook(self._listen)
 
@@ -74,7 +74,7 @@ class KeptExperts(nn.Module):
         """Say which experts are here."""
         self.kept = kept
         # Identity experts follow the real ones, and everybody has them.
-        num_all = self.num_experts + self.block.form.num_identity
+        num_all = self.num_experts + self.block.family.num_identity
         here = (*kept, *range(self.num_experts, num_all))
         # Plain attributes, not buffers: transformers re-creates non-persistent buffers uninitialised.
         self._local_E = torch.full((num_all,), len(here))
@@ -131,7 +131,7 @@ class KeptExperts(nn.Module):
         order = order[:num_pairs]
         weight_P1 = weight_TK.reshape(-1)[order].unsqueeze(-1)
         pairs_PH = self._weighted(hidden_TH[order // num_choices], counts[: len(self.kept)], weight_P1)
-        if self.block.form.adds_by_expert:
+        if self.block.family.adds_by_expert:
             own_PH = pairs_PH.to(hidden_TH.dtype)
             return torch.zeros_like(hidden_TH).index_add(0, order // num_choices, own_PH)
         # Summed over the choices in their order, as transformers' grouped_mm does, so that keeping
@@ -140,7 +140,7 @@ class KeptExperts(nn.Module):
         return out.view(num_tokens, num_choices, -1).sum(dim=1).to(hidden_TH.dtype)
 
     def _weighted(self, hidden_PH: Tensor, sizes: Sequence[int], weight_P1: Tensor) -> Tensor:
-        if self.block.form.weighs_input:
+        if self.block.family.weighs_input:
             return self._run(hidden_PH * weight_P1, sizes)
         return self._run(hidden_PH, sizes) * weight_P1
 
@@ -180,7 +180,7 @@ class KeptExperts(nn.Module):
         return logits_TE
 
 
-def kept_experts(model: nn.Module) -> tuple[KeptExperts, ...]:
+def expert_subsets(model: nn.Module) -> tuple[ExpertSubset, ...]:
     """Return the kept-experts modules of a sub-model by layer, through any PEFT wrapping.
 
     Raises
@@ -189,7 +189,7 @@ def kept_experts(model: nn.Module) -> tuple[KeptExperts, ...]:
         If the model has none: it is not a sub-model.
     """
     found = sorted(
-        (m for m in model.modules() if isinstance(m, KeptExperts)), key=lambda module: module.layer
+        (m for m in model.modules() if isinstance(m, ExpertSubset)), key=lambda module: module.layer
     )
     if not found:
         raise ValueError("the model has no un-fused experts; build it with moe.submodel.load.load_submodel")

@@ -14,8 +14,8 @@ from moe.factors import PROJECTIONS
 from moe.families.blocks import MoEBlock, find_blocks
 from moe.quiet import quiet_loading
 from moe.submodel.absent import Absent, check_absent
-from moe.submodel.expert_subset import Expert, KeptExperts, kept_experts, linear
-from moe.submodel.subset_block import KeptBlock
+from moe.submodel.expert_subset import Expert, ExpertSubset, expert_subsets, linear
+from moe.submodel.subset_block import SubsetBlock
 
 
 def load_full(path: str | Path, *, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
@@ -90,14 +90,14 @@ def build_submodel(storage: Storage, keep: Mapping[int, Sequence[int]], *, absen
             index: _as_expert(block, storage.read_expert(block.layer, index), model.dtype)
             for index in chosen[block.layer]
         }
-        _replace(model, block.path, KeptExperts(block, experts, absent))
+        _replace(model, block.path, ExpertSubset(block, experts, absent))
     return _freeze(model)
 
 
 ReadProjection = Callable[[int, str], tuple[Tensor, Tensor | None]]
 
 
-class StreamedExperts(KeptExperts):
+class StreamedExperts(ExpertSubset):
     """All experts of a layer, each linear layer read from disk when tokens come to it, forgotten after.
 
     For profiling and measuring: it has no parameters to tune.
@@ -193,11 +193,12 @@ def fused_experts(model: nn.Module) -> dict[int, dict[int, dict[str, Tensor]]]:
         Layer -> expert -> its part of each stored tensor (see `MoEBlock.view`), adapters not included.
     """
     return {
-        module.layer: {index: _fuse(module, index) for index in module.kept} for module in kept_experts(model)
+        module.layer: {index: _fuse(module, index) for index in module.kept}
+        for module in expert_subsets(model)
     }
 
 
-def _fuse(module: KeptExperts, index: int) -> dict[str, Tensor]:
+def _fuse(module: ExpertSubset, index: int) -> dict[str, Tensor]:
     expert = module.expert(index)
     weights: dict[str, Tensor] = {}
     biases: dict[str, Tensor | None] = {}
@@ -225,15 +226,15 @@ def _load_shared(storage: Storage) -> tuple[PreTrainedModel, list[MoEBlock]]:
     """Fill everything but the experts, whose modules are taken out; return the blocks they were in."""
     blocks = list(storage.blocks.values())
     for block in blocks:
-        if block.form.is_block_replaced:
-            _replace(storage.model, block.parent_path, KeptBlock(block))
+        if block.family.is_block_replaced:
+            _replace(storage.model, block.parent_path, SubsetBlock(block))
         else:
-            _replace(storage.model, block.path, _Husk(block))
+            _replace(storage.model, block.path, _EmptyExperts(block))
     storage.load_shared(storage.model.dtype)
     return storage.model, blocks
 
 
-class _Husk(nn.Module):
+class _EmptyExperts(nn.Module):
     """An experts module without experts, while the rest of a model is loaded.
 
     It keeps what all experts share (muse_spark: a norm). Where the experts were, there is an empty
@@ -242,7 +243,7 @@ class _Husk(nn.Module):
 
     def __init__(self, block: MoEBlock) -> None:
         super().__init__()
-        for name, child in block.form.lent().items():
+        for name, child in block.family.lent().items():
             self.add_module(name, child)
         for name in block.parameters:
             setattr(self, name, torch.empty(0))

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from moe.families.blocks import MoEBlock, find_blocks
 from moe.objective import is_encoder_decoder, language_model_inputs
-from moe.submodel.expert_subset import KeptExperts
+from moe.submodel.expert_subset import ExpertSubset
 from moe.submodel.load import streamed_experts
 
 
@@ -84,13 +84,13 @@ def _observed(model: PreTrainedModel) -> tuple[Sequence[MoEBlock], Sequence[nn.M
     streamed = streamed_experts(model)
     if streamed:
         return [module.block for module in streamed], streamed
-    if any(isinstance(module, KeptExperts) for module in model.modules()):
+    if any(isinstance(module, ExpertSubset) for module in model.modules()):
         raise ValueError(
             "a sub-model cannot tell which experts of the full model data would use; "
             "profile with moe.submodel.load.load_full or load_streamed"
         )
     blocks = find_blocks(model)
-    return blocks, [block.router if block.form.is_block_replaced else block.experts for block in blocks]
+    return blocks, [block.router if block.family.is_block_replaced else block.experts for block in blocks]
 
 
 def _listen(block: MoEBlock, module: nn.Module, mass_E: Tensor) -> RemovableHandle:
@@ -107,7 +107,7 @@ def _listen(block: MoEBlock, module: nn.Module, mass_E: Tensor) -> RemovableHand
         add(choice_TK, weight_TK)
 
     def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        routing = block.form.route(output)
+        routing = block.family.route(output)
         add(routing.choice, routing.weight)
 
     if module is block.router:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from moe.families.blocks import MoEBlock
 
 
-class KeptBlock(nn.Module):
-    """Stand-in for a whole block: its router and shared parts, under their names, and the form's call.
+class SubsetBlock(nn.Module):
+    """Stand-in for a whole block: its router and shared parts, under their names, and the family's call.
 
     ``experts`` is empty until the caller puts the kept experts there.
 
@@ -23,18 +23,18 @@ class KeptBlock(nn.Module):
 
     def __init__(self, block: MoEBlock) -> None:
         super().__init__()
-        self._form = block.form
-        for name, child in block.form.parent.named_children():
+        self._family = block.family
+        for name, child in block.family.parent.named_children():
             if name not in block.held_children:
                 self.add_module(name, child)
-        for name, parameter in block.form.parent.named_parameters(recurse=False):
+        for name, parameter in block.family.parent.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
         self.add_module("experts", nn.Module())
 
     def forward(self, hidden: Tensor) -> Any:
         """Return what the family's block returns, of ``[B, T, H]`` or ``[T, H]``."""
         flat_TH = hidden.reshape(-1, hidden.shape[-1])
-        output = self.get_submodule("router")(hidden if self._form.routes_sequences else flat_TH)
-        routing = self._form.route(output)
+        output = self.get_submodule("router")(hidden if self._family.routes_sequences else flat_TH)
+        routing = self._family.route(output)
         routed: Tensor = self.get_submodule("experts")(flat_TH, *routing)
-        return self._form.finish(self, flat_TH, routed.view_as(hidden), routing)
+        return self._family.finish(self, flat_TH, routed.view_as(hidden), routing)

@@ -19,7 +19,7 @@ from moe.experts import ExpertArrays, ExpertId, ExpertLayout, ParameterKey, Tuni
 from moe.factors import PROJECTIONS, ROUTER_ROW, check_arrays, frozen_factor, label, tuned_shapes
 from moe.objective import task_type
 from moe.quiet import quiet_peft
-from moe.submodel.expert_subset import KeptExperts, kept_experts
+from moe.submodel.expert_subset import ExpertSubset, expert_subsets
 from moe.tuning.merge import MergedModel
 from moe.tuning.router_rows import add_rows, row_parameters
 
@@ -55,7 +55,7 @@ def attach(model: PreTrainedModel, tuning: Tuning) -> PeftModel | PreTrainedMode
     PeftModel or PreTrainedModel
         What to train: the same model if nothing is wrapped (``full``, or no kept expert at all).
     """
-    modules = kept_experts(model)
+    modules = expert_subsets(model)
     model.requires_grad_(False)
     adapted = _attach_experts(model, modules, tuning)
     # Last: PEFT freezes all that is not its own.
@@ -65,7 +65,7 @@ def attach(model: PreTrainedModel, tuning: Tuning) -> PeftModel | PreTrainedMode
 
 
 def _attach_experts(
-    model: PreTrainedModel, modules: Sequence[KeptExperts], tuning: Tuning
+    model: PreTrainedModel, modules: Sequence[ExpertSubset], tuning: Tuning
 ) -> PeftModel | PreTrainedModel:
     if tuning.method == "full":
         for module in modules:
@@ -189,7 +189,7 @@ def _tuned(model: nn.Module) -> dict[ParameterKey, nn.Parameter]:
     """Return the tuned parameters by key."""
     tuned: dict[ParameterKey, nn.Parameter] = {}
     num_kept = 0
-    for module in kept_experts(model):
+    for module in expert_subsets(model):
         tuned |= row_parameters(module)
         for index in module.kept:
             num_kept += 1
@@ -208,7 +208,7 @@ def _lora_layers(model: nn.Module) -> dict[ParameterKey, LoraLayer]:
     """Return PEFT's layers; ``name`` of the key is the projection."""
     return {
         ParameterKey(module.layer, index, name): getattr(module.expert(index), name)
-        for module in kept_experts(model)
+        for module in expert_subsets(model)
         for index in module.kept
         for name in PROJECTIONS
     }

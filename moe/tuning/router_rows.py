@@ -18,7 +18,7 @@ from moe.disk.storage import Storage
 from moe.experts import ExpertArrays, ParameterKey
 from moe.factors import ROUTER_ROW
 from moe.families.router_weight import NO_ROWS, weight_name
-from moe.submodel.expert_subset import KeptExperts
+from moe.submodel.expert_subset import ExpertSubset
 
 
 class RouterRows(nn.Module):
@@ -45,7 +45,7 @@ class RouterRows(nn.Module):
         return weight_EH.index_copy(0, kept_N, rows_NH.to(weight_EH.dtype))
 
 
-def add_rows(module: KeptExperts) -> None:
+def add_rows(module: ExpertSubset) -> None:
     """Make the router rows of a sub-model's kept experts trainable.
 
     Raises
@@ -64,7 +64,7 @@ def add_rows(module: KeptExperts) -> None:
     parametrize.register_parametrization(owner, name, rows.to(owner.get_parameter(name).device))
 
 
-def row_parameters(module: KeptExperts) -> dict[ParameterKey, nn.Parameter]:
+def row_parameters(module: ExpertSubset) -> dict[ParameterKey, nn.Parameter]:
     """Return the changes of a layer's router rows by key; empty where they are not tuned."""
     return {
         ParameterKey(module.layer, index, ROUTER_ROW): cast(nn.Parameter, rows.changes[str(index)])

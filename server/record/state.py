@@ -20,7 +20,7 @@ from moe.disk.writing import writing
 from moe.experts import ExpertArrays, ExpertId, ParameterKey
 from strategy.assignment import Assignment
 from strategy.messages import ExpertUpdate, Profile
-from strategy.state import Arrival, EmsFlState, Flight
+from strategy.state import Arrival, EmsFlState, InFlight
 
 STATE_FILE = "state.safetensors"
 FORMAT = 1
@@ -128,7 +128,7 @@ def _pack_strategy(state: EmsFlState) -> dict[str, Any]:
             "capture": assignment.capture,
             "random_capture": assignment.random_capture,
         },
-        "flights": [[i, f.node_id, _pack_versions(f.versions)] for i, f in state.flights.items()],
+        "flights": [[i, f.node_id, _pack_versions(f.versions)] for i, f in state.in_flight.items()],
         "arrivals": {name: [_pack_arrival(a) for a in waiting] for name, waiting in state.arrivals.items()},
         "dispatches": state.dispatches,
         "failures": state.failures,
@@ -151,8 +151,8 @@ def _unpack_strategy(tree: Mapping[str, Any]) -> EmsFlState:
             capture=assignment["capture"],
             random_capture=assignment["random_capture"],
         ),
-        flights={
-            i: Flight(node_id=node, versions=_unpack_versions(versions))
+        in_flight={
+            i: InFlight(node_id=node, versions=_unpack_versions(versions))
             for i, node, versions in tree["flights"]
         },
         arrivals={name: [_unpack_arrival(a) for a in waiting] for name, waiting in tree["arrivals"].items()},

@@ -15,8 +15,8 @@ from flwr.supercore.run import Run
 from sim.faults import raise_faults
 from sim.grid.local_steps import StepRule
 from sim.grid.message_bytes import content_bytes
-from sim.grid.simulator import Traffic
-from sim.grid.snapshot import restore_traffic, snapshot_traffic
+from sim.grid.simulator import Simulator
+from sim.grid.snapshot import restore_simulator, snapshot_simulator
 from sim.grid.workers import Workers
 from sim.plans.plan import ContactPlan
 from sim.population import Population
@@ -81,7 +81,7 @@ class SatelliteGrid(Grid):
         self._population = population
         self._shows_all = visibility == "all"
         self._num_pushed = 0
-        self._traffic = Traffic(
+        self._simulator = Simulator(
             plan=plan,
             population=population,
             workers=Workers(inner=inner, on_wait=on_wait, reply_timeout_wall_s=reply_timeout_wall_s),
@@ -94,23 +94,23 @@ class SatelliteGrid(Grid):
     @property
     def now_s(self) -> float:
         """Simulated seconds since the scenario's start; never decreases."""
-        return self._traffic.now_s
+        return self._simulator.now_s
 
     @property
     def is_over(self) -> bool:
         """Whether the horizon is reached; from then on nothing arrives."""
-        return self._traffic.is_over
+        return self._simulator.is_over
 
     def expects(self, message_id: str) -> bool:
         """Say whether a message's reply could still arrive in the present contact of its cluster.
 
         False out of contact, when its work ends after the set, and when its bytes would not fit even alone.
         """
-        return self._traffic.expects(message_id)
+        return self._simulator.expects(message_id)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the clock and all that is in flight, as JSON-able values and bytes."""
-        return {"num_pushed": self._num_pushed, "traffic": snapshot_traffic(self._traffic)}
+        return {"num_pushed": self._num_pushed, "traffic": snapshot_simulator(self._simulator)}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a `snapshot` taken of a grid with the same plan, population and steps.
@@ -122,7 +122,7 @@ class SatelliteGrid(Grid):
         ValueError
             If the snapshot is of another plan or population.
         """
-        restore_traffic(self._traffic, state["traffic"])
+        restore_simulator(self._simulator, state["traffic"])
         self._num_pushed = state["num_pushed"]
 
     # ---- Flower's Grid
@@ -131,7 +131,7 @@ class SatelliteGrid(Grid):
         """Return the nodes in view now, or all (``visibility``), ascending."""
         if self._shows_all:
             return [node.node_id for node in self._population.nodes]
-        return self._traffic.view.node_ids()
+        return self._simulator.view.node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Start the messages on their way down and return their ids, in order.
@@ -151,7 +151,7 @@ class SatelliteGrid(Grid):
         for message in messages:
             message.metadata.__dict__["_message_id"] = f"m{self._num_pushed:06d}"  # in place, as Flower does
             self._num_pushed += 1
-            self._traffic.launch(message, sizes[id(message.content)])
+            self._simulator.launch(message, sizes[id(message.content)])
         return [message.metadata.message_id for message in messages]
 
     def _fault(self, message: Message, sizes: dict[int, int]) -> str | None:
@@ -162,7 +162,7 @@ class SatelliteGrid(Grid):
         if not message.has_content():
             return f"a message to node {node_id} has no content; only replies can be errors"
         cluster, size_bytes = self._population.node(node_id).cluster, sizes[id(message.content)]
-        total_bytes = self._traffic.capacity(cluster, "down").total_bytes
+        total_bytes = self._simulator.capacity(cluster, "down").total_bytes
         if size_bytes > total_bytes:
             return (
                 f"a message of {size_bytes} bytes to node {node_id} can never be delivered: all contacts of"
@@ -180,13 +180,13 @@ class SatelliteGrid(Grid):
         """
         wanted = message_ids if isinstance(message_ids, Set) else set(message_ids)
         if not (replies := self._take(wanted)):
-            self._traffic.advance(wanted)
+            self._simulator.advance(wanted)
             replies = self._take(wanted)
         return replies
 
     def _take(self, wanted: Set[str]) -> list[Message]:
         """Remove and return the wanted replies, in order of arrival."""
-        inbox = self._traffic.inbox
+        inbox = self._simulator.inbox
         return [inbox.pop(message_id) for message_id in [key for key in inbox if key in wanted]]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
@@ -195,7 +195,7 @@ class SatelliteGrid(Grid):
         until_s = float("inf") if timeout is None else self.now_s + timeout
         replies = self._take(waiting)
         while len(replies) < len(waiting) and not self.is_over and self.now_s < until_s:
-            self._traffic.advance(waiting, until_s)
+            self._simulator.advance(waiting, until_s)
             replies += self._take(waiting)
         return replies
 

@@ -18,9 +18,9 @@ from flwr.common.constant import ErrorCode
 from sim.grid.capacity import Capacity
 from sim.grid.channel import Crossing, SharedChannel
 from sim.grid.event_queue import Event, EventQueue
+from sim.grid.in_view import InView
 from sim.grid.local_steps import StepRule
-from sim.grid.transit import Journey, Phase
-from sim.grid.view import View
+from sim.grid.transit import MessageInTransit, Phase
 from sim.grid.workers import Workers
 from sim.plans.plan import DIRECTIONS, ContactPlan, Direction
 from sim.population import Population
@@ -29,7 +29,7 @@ Link = tuple[str, Direction]  # cluster, direction
 
 
 @dataclass(slots=True, kw_only=True)
-class Traffic:
+class Simulator:
     """All messages in flight, and the clock.
 
     Parameters
@@ -52,8 +52,8 @@ class Traffic:
     now_s: float = 0.0
     is_over: bool = False
     inbox: dict[str, Message] = field(default_factory=dict)  # arrived, not pulled, in order of arrival
-    journeys: dict[str, Journey] = field(default_factory=dict)
-    view: View = field(init=False)
+    in_transit: dict[str, MessageInTransit] = field(default_factory=dict)
+    view: InView = field(init=False)
     queue: EventQueue = field(default_factory=EventQueue)
     channels: dict[Link, SharedChannel] = field(default_factory=dict)
     changed: dict[Link, None] = field(default_factory=dict)  # channels to look at again, in order
@@ -61,7 +61,7 @@ class Traffic:
     free_s: dict[int, float] = field(default_factory=dict)  # when a node ends the work it has
 
     def __post_init__(self) -> None:
-        self.view = View(plan=self.plan, population=self.population)
+        self.view = InView(plan=self.plan, population=self.population)
         for cluster in self.plan.contacts:
             for direction in DIRECTIONS:
                 capacity = Capacity(contacts=self.plan.contacts[cluster], direction=direction)
@@ -78,12 +78,12 @@ class Traffic:
     def launch(self, message: Message, down_bytes: int) -> None:
         """Send a message that has its id on its way."""
         node = self.population.node(message.metadata.dst_node_id)
-        journey = Journey(instruction=message, node=node, down_bytes=down_bytes, pushed_s=self.now_s)
-        self.journeys[journey.message_id] = journey
+        transit = MessageInTransit(instruction=message, node=node, down_bytes=down_bytes, pushed_s=self.now_s)
+        self.in_transit[transit.message_id] = transit
         self.view.occupy(node)
-        self._start(journey, "down", down_bytes)
-        if journey.expires_s is not None:
-            self.queue.schedule(journey.expires_s, "expired", journey.message_id)
+        self._start(transit, "down", down_bytes)
+        if transit.expires_s is not None:
+            self.queue.schedule(transit.expires_s, "expired", transit.message_id)
 
     def advance(self, wanted: Container[str], until_s: float = inf) -> None:
         """Move the clock to the next thing a strategy may act on, or to ``until_s``, or to the horizon.
@@ -109,34 +109,34 @@ class Traffic:
         """Say whether a reply could still arrive in the present contact of its cluster."""
         if message_id in self.inbox:
             return True
-        journey = self.journeys.get(message_id)
-        contact = self.view.contact(journey.node.cluster) if journey else None
-        if journey is None or contact is None:
+        transit = self.in_transit.get(message_id)
+        contact = self.view.contact(transit.node.cluster) if transit else None
+        if transit is None or contact is None:
             return False
-        if journey.phase is Phase.RETURNING:
+        if transit.phase is Phase.RETURNING:
             return True
-        if journey.phase is Phase.UP:
-            return self._fits_alone(journey, "up", contact.set_s)
-        if journey.phase is Phase.WORKING:
-            return journey.trained_s < contact.set_s
-        if journey.phase is Phase.DOWN and not self._fits_alone(journey, "down", contact.set_s):
+        if transit.phase is Phase.UP:
+            return self._fits_alone(transit, "up", contact.set_s)
+        if transit.phase is Phase.WORKING:
+            return transit.trained_s < contact.set_s
+        if transit.phase is Phase.DOWN and not self._fits_alone(transit, "down", contact.set_s):
             return False
-        return self._earliest_trained_s(journey, contact.rise_s) < contact.set_s
+        return self._earliest_trained_s(transit, contact.rise_s) < contact.set_s
 
-    def _fits_alone(self, journey: Journey, direction: Direction, until_s: float) -> bool:
+    def _fits_alone(self, transit: MessageInTransit, direction: Direction, until_s: float) -> bool:
         """Say whether a transfer could end by a time if all others stopped."""
-        channel = self.channels[journey.node.cluster, direction]
-        left_bytes = channel.left_bytes(journey.message_id, self.now_s) - channel.slack_bytes
+        channel = self.channels[transit.node.cluster, direction]
+        left_bytes = channel.left_bytes(transit.message_id, self.now_s) - channel.slack_bytes
         return left_bytes <= channel.capacity.bytes_at(until_s) - channel.capacity.bytes_at(self.now_s)
 
-    def _earliest_trained_s(self, journey: Journey, rise_s: float) -> float:
+    def _earliest_trained_s(self, transit: MessageInTransit, rise_s: float) -> float:
         """Return a bound below the end of the work of a message that lands now or later in this contact."""
-        begin_s = max(self.now_s, self.free_s.get(journey.node.node_id, 0.0))
-        if not journey.is_training:
-            return begin_s + self.rule.query_steps * journey.node.step_time_s
+        begin_s = max(self.now_s, self.free_s.get(transit.node.node_id, 0.0))
+        if not transit.is_training:
+            return begin_s + self.rule.query_steps * transit.node.step_time_s
         # Steps fill the time until the next rise to less than one step, within the bounds.
-        step_s = journey.node.step_time_s
-        filled_s = self._next_rise_s(journey.node.cluster, rise_s) - step_s
+        step_s = transit.node.step_time_s
+        filled_s = self._next_rise_s(transit.node.cluster, rise_s) - step_s
         longest_s = begin_s + self.rule.max_steps * step_s
         return min(max(filled_s, begin_s + self.rule.min_steps * step_s), longest_s)
 
@@ -160,17 +160,17 @@ class Traffic:
         if event.kind in DIRECTIONS:
             self._crossed((event.key, "down" if event.kind == "down" else "up"), event)
             return False
-        journey = self.journeys.get(event.key)
-        if journey is None:  # it expired
+        transit = self.in_transit.get(event.key)
+        if transit is None:  # it expired
             return False
         if event.kind == "delivered":
-            self._delivered(journey)
+            self._delivered(transit)
         elif event.kind == "trained":
-            self._trained(journey)
+            self._trained(transit)
         elif event.kind == "arrived":
-            self._arrived(journey)
+            self._arrived(transit)
         else:
-            self._expired(journey)
+            self._expired(transit)
         return event.key in wanted and event.key in self.inbox
 
     def _look_at_channels(self) -> None:
@@ -181,10 +181,10 @@ class Traffic:
                 self.finish_events[link] = self.queue.schedule(finish[0], link[1], link[0])
         self.changed.clear()
 
-    def _start(self, journey: Journey, direction: Direction, size_bytes: int) -> None:
+    def _start(self, transit: MessageInTransit, direction: Direction, size_bytes: int) -> None:
         """Begin a transfer now."""
-        link = (journey.node.cluster, direction)
-        self.channels[link].start(journey.message_id, size_bytes, self.now_s)
+        link = (transit.node.cluster, direction)
+        self.channels[link].start(transit.message_id, size_bytes, self.now_s)
         self.changed[link] = None
 
     def _crossed(self, link: Link, event: Event) -> None:
@@ -195,103 +195,103 @@ class Traffic:
         assert finish is not None
         crossing = self.channels[link].finish(finish[1], event.time_s)
         self.changed[link] = None
-        journey = self.journeys[finish[1]]
-        journey.crossed = _as_lists(crossing)
+        transit = self.in_transit[finish[1]]
+        transit.crossed = _as_lists(crossing)
         landing = link[1] == "down"
-        journey.phase = Phase.LANDING if landing else Phase.RETURNING
+        transit.phase = Phase.LANDING if landing else Phase.RETURNING
         kind = "delivered" if landing else "arrived"
-        self.queue.schedule(event.time_s + crossing.delay_s, kind, journey.message_id)
+        self.queue.schedule(event.time_s + crossing.delay_s, kind, transit.message_id)
 
-    def _delivered(self, journey: Journey) -> None:
+    def _delivered(self, transit: MessageInTransit) -> None:
         """Give the node its work."""
-        node = journey.node
+        node = transit.node
         # A node does one thing at a time, as a SuperNode does.
         begin_s = max(self.now_s, self.free_s.get(node.node_id, 0.0))
-        rise_s = journey.crossed[-1][0] if journey.crossed else 0.0
+        rise_s = transit.crossed[-1][0] if transit.crossed else 0.0
         free_s = self._next_rise_s(node.cluster, rise_s) - begin_s
-        journey.steps = self.rule.steps(
-            is_training=journey.is_training, free_s=free_s, step_time_s=node.step_time_s
+        transit.steps = self.rule.steps(
+            is_training=transit.is_training, free_s=free_s, step_time_s=node.step_time_s
         )
-        journey.delivered_s, journey.phase = self.now_s, Phase.WORKING
-        journey.trained_s = self.free_s[node.node_id] = begin_s + journey.steps * node.step_time_s
-        self.submit(journey)
-        if self._can_answer(journey):
-            self.queue.schedule(journey.trained_s, "trained", journey.message_id)
-        carried = {"bytes": journey.down_bytes, "crossed": journey.crossed}
-        self._log(journey, "delivered", steps=journey.steps, **carried)
+        transit.delivered_s, transit.phase = self.now_s, Phase.WORKING
+        transit.trained_s = self.free_s[node.node_id] = begin_s + transit.steps * node.step_time_s
+        self.submit(transit)
+        if self._can_answer(transit):
+            self.queue.schedule(transit.trained_s, "trained", transit.message_id)
+        carried = {"bytes": transit.down_bytes, "crossed": transit.crossed}
+        self._log(transit, "delivered", steps=transit.steps, **carried)
 
-    def submit(self, journey: Journey) -> None:
+    def submit(self, transit: MessageInTransit) -> None:
         """Have the real reply computed, if it can ever be sent; also after a restart."""
-        if not self._can_answer(journey):
+        if not self._can_answer(transit):
             return
-        metadata = journey.instruction.metadata
+        metadata = transit.instruction.metadata
         work = self.workers.submit(
-            journey.node.node_id, journey.work(), metadata.message_type, metadata.group_id
+            transit.node.node_id, transit.work(), metadata.message_type, metadata.group_id
         )
         if isinstance(work, Error):
-            journey.outcome = work
+            transit.outcome = work
         else:
-            journey.worker_id = work
+            transit.worker_id = work
 
-    def _can_answer(self, journey: Journey) -> bool:
+    def _can_answer(self, transit: MessageInTransit) -> bool:
         """Say whether the work ends before the last set of the cluster and the end of the message's TTL.
 
         If not, nothing of it will ever be seen: computing it would be hours of real time for nothing.
         """
-        last_set_s = self.plan.contacts[journey.node.cluster][-1].set_s
-        expires_s = inf if journey.expires_s is None else journey.expires_s
-        return journey.trained_s < min(last_set_s, expires_s)
+        last_set_s = self.plan.contacts[transit.node.cluster][-1].set_s
+        expires_s = inf if transit.expires_s is None else transit.expires_s
+        return transit.trained_s < min(last_set_s, expires_s)
 
-    def _trained(self, journey: Journey) -> None:
+    def _trained(self, transit: MessageInTransit) -> None:
         """Wait for the real reply and start it on its way up."""
-        if journey.outcome is None:
-            journey.outcome = self.workers.result(journey.worker_id, journey.node.node_id)
-        up_capacity = self.capacity(journey.node.cluster, "up")
-        journey.take_outcome(up_capacity.total_bytes)
-        journey.phase, journey.worker_id = Phase.UP, ""
-        self._start(journey, "up", journey.up_bytes)
-        self._log(journey, "trained", bytes=journey.up_bytes, steps=journey.steps)
+        if transit.outcome is None:
+            transit.outcome = self.workers.result(transit.worker_id, transit.node.node_id)
+        up_capacity = self.capacity(transit.node.cluster, "up")
+        transit.take_outcome(up_capacity.total_bytes)
+        transit.phase, transit.worker_id = Phase.UP, ""
+        self._start(transit, "up", transit.up_bytes)
+        self._log(transit, "trained", bytes=transit.up_bytes, steps=transit.steps)
 
-    def _arrived(self, journey: Journey) -> None:
+    def _arrived(self, transit: MessageInTransit) -> None:
         """Put the reply where the strategy finds it."""
-        self._land(journey)
-        self._log(journey, "arrived", steps=journey.steps, bytes=journey.up_bytes, crossed=journey.crossed)
+        self._land(transit)
+        self._log(transit, "arrived", steps=transit.steps, bytes=transit.up_bytes, crossed=transit.crossed)
 
-    def _expired(self, journey: Journey) -> None:
+    def _expired(self, transit: MessageInTransit) -> None:
         """Give up a message whose time to live is over, wherever it is."""
-        carried = self._abandon(journey)
-        reason = f"message {journey.message_id} to node {journey.node.node_id} outlived its TTL"
-        journey.outcome = Error(ErrorCode.MESSAGE_UNAVAILABLE, reason)
-        self._land(journey)
-        self._log(journey, "expired", **carried)
+        carried = self._abandon(transit)
+        reason = f"message {transit.message_id} to node {transit.node.node_id} outlived its TTL"
+        transit.outcome = Error(ErrorCode.MESSAGE_UNAVAILABLE, reason)
+        self._land(transit)
+        self._log(transit, "expired", **carried)
 
     def _end(self) -> None:
         """Stop at the horizon; what is in flight never arrives."""
         self.now_s, self.is_over = self.plan.horizon_s, True
-        for journey in list(self.journeys.values()):
-            self._log(journey, "unfinished", **self._abandon(journey))
-        self.journeys.clear()
+        for transit in list(self.in_transit.values()):
+            self._log(transit, "unfinished", **self._abandon(transit))
+        self.in_transit.clear()
 
-    def _land(self, journey: Journey) -> None:
-        """Take a journey that is over out of the air."""
-        del self.journeys[journey.message_id]
-        self.view.release(journey.node)
-        self.inbox[journey.message_id] = journey.reply(self.now_s)
+    def _land(self, transit: MessageInTransit) -> None:
+        """Take a message that is over out of the air."""
+        del self.in_transit[transit.message_id]
+        self.view.release(transit.node)
+        self.inbox[transit.message_id] = transit.reply(self.now_s)
 
-    def _abandon(self, journey: Journey) -> dict[str, Any]:
-        """Stop what a journey is doing and return the bytes its present transfer has carried."""
-        if journey.phase is Phase.WORKING:
-            self.workers.forget(journey.worker_id)
-        if journey.phase in ("down", "up"):
-            link: Link = (journey.node.cluster, "down" if journey.phase is Phase.DOWN else "up")
-            journey.crossed = _as_lists(self.channels[link].cancel(journey.message_id, self.now_s))
+    def _abandon(self, transit: MessageInTransit) -> dict[str, Any]:
+        """Stop what a message is doing and return the bytes its present transfer has carried."""
+        if transit.phase is Phase.WORKING:
+            self.workers.forget(transit.worker_id)
+        if transit.phase in ("down", "up"):
+            link: Link = (transit.node.cluster, "down" if transit.phase is Phase.DOWN else "up")
+            transit.crossed = _as_lists(self.channels[link].cancel(transit.message_id, self.now_s))
             self.changed[link] = None
-        elif journey.phase is Phase.WORKING:
-            journey.crossed = []
+        elif transit.phase is Phase.WORKING:
+            transit.crossed = []
         return {
-            "phase": str(journey.phase),
-            "bytes": sum(carried for _, carried in journey.crossed),
-            "crossed": journey.crossed,
+            "phase": str(transit.phase),
+            "bytes": sum(carried for _, carried in transit.crossed),
+            "crossed": transit.crossed,
         }
 
     def _next_rise_s(self, cluster: str, after_s: float) -> float:
@@ -299,9 +299,9 @@ class Traffic:
         rise_s = self.plan.next_rise_s(cluster, after_s)
         return self.plan.horizon_s if rise_s is None else rise_s
 
-    def _log(self, journey: Journey, event: str, **more: Any) -> None:
+    def _log(self, transit: MessageInTransit, event: str, **more: Any) -> None:
         """Hand out a log entry."""
-        self.on_event(journey.describe(event, self.now_s, **more))
+        self.on_event(transit.describe(event, self.now_s, **more))
 
 
 def _as_lists(crossing: Crossing) -> list[list[float]]:

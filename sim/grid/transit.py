@@ -16,7 +16,7 @@ SKY_RECORD = "sky"
 
 
 class Phase(StrEnum):
-    """Where a journey is."""
+    """Where a message in transit is."""
 
     DOWN = "down"  # its bytes cross, or wait for a contact
     LANDING = "landing"  # the last byte is under way at the speed of light
@@ -26,7 +26,7 @@ class Phase(StrEnum):
 
 
 @dataclass(slots=True, kw_only=True)
-class Journey:
+class MessageInTransit:
     """A message in flight; changes phase until it is back.
 
     Parameters

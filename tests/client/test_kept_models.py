@@ -15,7 +15,7 @@ from benchmarks.tiny_models import VOCABULARY
 from client.train import TrainSpec, train
 from moe.disk.layout import read_layout
 from moe.experts import ExpertId, Tuning
-from scenario.model_cache import KeptModels, held_bytes
+from scenario.model_cache import ModelCache, held_bytes
 from scenario.settings.reading import read_config
 from scenario.tuned_models import TunedModels, submodel_bytes
 
@@ -38,9 +38,9 @@ def row(size: int) -> nn.Module:
     return model
 
 
-def rows(max_numbers: int) -> KeptModels[int]:
+def rows(max_numbers: int) -> ModelCache[int]:
     """Return kept models whose key is their size in numbers, and in bytes four times that."""
-    return KeptModels(
+    return ModelCache(
         row, expected_bytes=lambda size: NUMBER_BYTES * size, max_bytes=NUMBER_BYTES * max_numbers
     )
 
@@ -78,7 +78,7 @@ def test_what_goes_has_gone_before_the_next_one_is_loaded() -> None:
         alive.append(weakref.ref(model := row(size)))
         return model
 
-    kept = KeptModels(load, expected_bytes=lambda size: NUMBER_BYTES * size, max_bytes=NUMBER_BYTES * 60)
+    kept = ModelCache(load, expected_bytes=lambda size: NUMBER_BYTES * size, max_bytes=NUMBER_BYTES * 60)
     gc.disable()  # Python's own collection would hide that nobody asked for one
     try:
         for size in (10, 20, 30, 25, 60, 70, 5):
@@ -89,7 +89,7 @@ def test_what_goes_has_gone_before_the_next_one_is_loaded() -> None:
 
 
 def test_a_model_that_is_larger_than_expected_sends_others_away() -> None:
-    kept = KeptModels(row, expected_bytes=lambda _: 0, max_bytes=NUMBER_BYTES * 60)
+    kept = ModelCache(row, expected_bytes=lambda _: 0, max_bytes=NUMBER_BYTES * 60)
     for size in (10, 40, 30):
         kept.get(size)
     assert kept.keys == (30,)

@@ -5,7 +5,7 @@ import math
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-from client.instructions import read_orders
+from client.instructions import read_instructions
 from scenario.derive import population_from
 from scenario.settings.reading import read_config
 from sim.grid.transit import SKY_RECORD
@@ -28,9 +28,9 @@ def message(content: RecordDict | None = None) -> Message:
 def test_the_sky_in_the_message_wins_over_the_node() -> None:
     sky = ConfigRecord({"cluster": SECOND, "devices": [4, 5], "local-steps": 9, "time-s": 12.5, "node": 5})
     told = message(RecordDict({SKY_RECORD: sky}))
-    orders = read_orders(told, context(devices="0"), CONFIG, POPULATION)
-    assert (orders.cluster, orders.devices, orders.steps) == (SECOND, (4, 5), 9)
-    assert orders.wall_budget_s == math.inf
+    instructions = read_instructions(told, context(devices="0"), CONFIG, POPULATION)
+    assert (instructions.cluster, instructions.devices, instructions.steps) == (SECOND, (4, 5), 9)
+    assert instructions.wall_budget_s == math.inf
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,9 @@ def test_the_sky_in_the_message_wins_over_the_node() -> None:
 def test_a_deployed_node_knows_its_devices_and_trains_for_a_budget_of_time(
     node: dict[str, str], cluster: str, devices: tuple[int, ...]
 ) -> None:
-    orders = read_orders(message(), context(**node), CONFIG, POPULATION)
-    assert (orders.cluster, orders.devices) == (cluster, devices)
-    assert orders.wall_budget_s == 7.0
+    instructions = read_instructions(message(), context(**node), CONFIG, POPULATION)
+    assert (instructions.cluster, instructions.devices) == (cluster, devices)
+    assert instructions.wall_budget_s == 7.0
 
 
 @pytest.mark.parametrize(
@@ -63,4 +63,4 @@ def test_a_deployed_node_knows_its_devices_and_trains_for_a_budget_of_time(
 )
 def test_a_node_that_does_not_say_whose_it_is_is_told_how_to(node: dict[str, str], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        read_orders(message(), context(**node), CONFIG, POPULATION)
+        read_instructions(message(), context(**node), CONFIG, POPULATION)

@@ -22,7 +22,7 @@ from scenario.settings.reading import read_config
 from scenario.tuned_models import TunedModels
 
 Tiny = Callable[[str], Path]
-# One of every special form, of every shape of fused experts, a vision tower, an encoder-decoder.
+# One of every special family, of every shape of fused experts, a vision tower, an encoder-decoder.
 FAMILIES = (
     *("mixtral", "gpt_oss", "olmoe", "deepseek_v2", "deepseek_v4", "muse_spark", "gemma4", "zaya"),
     *("llama4_text", "switch_transformers", "longcat_flash", "jetmoe", "dbrx"),

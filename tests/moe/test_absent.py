@@ -45,19 +45,19 @@ def rule(
 
 def restrict_special(block: MoEBlock, kept: tuple[int, ...], absent: str) -> None:
     """Make a block of a special family follow `rule`; identity experts always count as kept."""
-    kept = (*kept, *range(block.num_experts, block.num_experts + block.form.num_identity))
+    kept = (*kept, *range(block.num_experts, block.num_experts + block.family.num_identity))
 
     def change(choice: dict[int, float], logits: list[float]) -> dict[int, float]:
         return rule(list(choice), list(choice.values()), logits, kept, absent)
 
-    parent = block.form.parent
+    parent = block.family.parent
     parent.forward = lambda hidden: run(parent, hidden, change)
 
 
 def restrict_full(model: PreTrainedModel, keep: dict[int, tuple[int, ...]], absent: str) -> None:
     """Make the full model follow `rule`, token by token, at the input of its experts."""
     for block in find_blocks(model):
-        if is_special(block.form.parent):
+        if is_special(block.family.parent):
             restrict_special(block, tuple(keep.get(block.layer, ())), absent)
             continue
         heard: dict[str, Tensor] = {}

@@ -38,7 +38,7 @@ def logits(model: torch.nn.Module, tokens: Tensor) -> Tensor:
 
 
 def assert_same(found: Tensor, expected: Tensor, path: Path) -> None:
-    """To the bit; for a form that adds up in another order than its family, to two roundings."""
+    """To the bit; for a block that adds up in another order than transformers' own, to two roundings."""
     roundings = 2 * torch.finfo(found.dtype).eps * expected.abs().max().item()
     is_special = read_layout(path).family in SPECIAL
     torch.testing.assert_close(found, expected, atol=roundings if is_special else 0, rtol=0)

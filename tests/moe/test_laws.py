@@ -45,7 +45,7 @@ def logits(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def assert_same(found: torch.Tensor, expected: torch.Tensor, path: Path) -> None:
-    """To the bit; to rounding where a form adds up in another order than its family does."""
+    """To the bit; to rounding where a block adds up in another order than transformers' own."""
     is_special = read_layout(path).family in SPECIAL
     torch.testing.assert_close(found, expected, atol=5e-6 if is_special else 0, rtol=0)
 

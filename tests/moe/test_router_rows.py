@@ -18,7 +18,7 @@ from moe.experts import ExpertArrays, ExpertId, Tuning
 from moe.export.checkpoint import export_adapter, export_merged, load_adapter
 from moe.factors import ROUTER_ROW
 from moe.objective import language_model_inputs, language_model_loss
-from moe.submodel.expert_subset import kept_experts
+from moe.submodel.expert_subset import expert_subsets
 from moe.submodel.load import all_experts, load_full, load_submodel
 from moe.tuning.adapters import MergedModel, attach, check_arrays, get_arrays, initial_arrays, set_arrays
 from moe.tuning.router_rows import router_names
@@ -88,7 +88,7 @@ def test_the_merged_model_and_the_export_are_a_device_that_keeps_everything(
     assert all(np.array_equal(value, arrays[key]) for key, value in get_arrays(device).items())
     merged, untouched = MergedModel(folder, tuning).set(arrays), routers(folder)
     held = merged.model.state_dict()
-    for module, name in zip(kept_experts(device), untouched, strict=True):
+    for module, name in zip(expert_subsets(device), untouched, strict=True):
         owner: Any = next(m for m in module.block.router.modules() if hasattr(m, "parametrizations"))
         assert torch.equal(owner.weight, held[name])
     out = load_full(export_merged(folder, arrays, tuning, tmp_path / "out"))
@@ -160,7 +160,7 @@ def test_a_router_that_is_not_one_row_for_each_expert_is_refused_by_name(tiny: T
         with pytest.raises(ValueError, match=r"train.router-rows cannot tune 'longcat_flash'.*turn it off"):
             initial_arrays(tiny("longcat_flash"), tuning, [ExpertId(0, 0)])
     model = load_submodel(tiny("mixtral"), {0: (1,)})
-    for module in kept_experts(model):
+    for module in expert_subsets(model):
         module.block.router.register_parameter("second", nn.Parameter(torch.zeros(8, 32)))
     with pytest.raises(ValueError, match=r"router of layer 0 has no single weight of one row"):
         attach(model, TUNING)

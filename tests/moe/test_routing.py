@@ -27,7 +27,7 @@ def test_routing_mass_adds_up_the_routers_own_weights(checkpoint: Path, tokens: 
             _a: object,
             output: tuple[torch.Tensor, ...],
             row: int = row,
-            parent: nn.Module = block.form.parent,
+            parent: nn.Module = block.family.parent,
         ) -> None:
             if is_special(parent):
                 for token in choices(parent, output)[0]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from benchmarks.tiny_models import save_tiny
 from moe.inspect import selftest
 from moe.inspect.selftest import check
-from moe.submodel.expert_subset import KeptExperts
+from moe.submodel.expert_subset import ExpertSubset
 from moe.submodel.load import fused_experts
 
 Tiny = Callable[[str], Path]
@@ -34,9 +34,9 @@ def test_it_fails_when_a_weight_comes_back_changed(tiny: Tiny, monkeypatch: pyte
 def test_it_fails_when_the_experts_compute_something_else(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = KeptExperts._run
+    real = ExpertSubset._run
     monkeypatch.setattr(
-        KeptExperts, "_run", lambda self, hidden, sizes: real(self, torch.relu(hidden), sizes)
+        ExpertSubset, "_run", lambda self, hidden, sizes: real(self, torch.relu(hidden), sizes)
     )
     result = check(tiny("mixtral"))
     assert result.is_merge_exact
@@ -49,8 +49,8 @@ def test_in_half_precision_two_roundings_are_allowed_and_a_fault_is_not(
 ) -> None:
     path = save_tiny(tmp_path, "mixtral", dtype=torch.bfloat16)
     assert check(path).tolerance == 2 * 2**-7  # bfloat16 has 8 bits of precision
-    real = KeptExperts._run
+    real = ExpertSubset._run
     monkeypatch.setattr(
-        KeptExperts, "_run", lambda self, hidden, sizes: real(self, torch.relu(hidden), sizes)
+        ExpertSubset, "_run", lambda self, hidden, sizes: real(self, torch.relu(hidden), sizes)
     )
     assert not check(path).has_passed

@@ -160,7 +160,7 @@ def test_a_deployed_run_that_was_stopped_goes_on_without_the_messages_that_were_
         run(clients(settings, node_configs=nodes, spoil=cut, delay=lambda _: 3), read_config(settings))
     stopped = next(Path(str(settings["run.dir"])).iterdir())
     asked = load_state(stopped)[0]
-    assert asked.flights and asked.merges < 4
+    assert asked.in_flight and asked.merges < 4
     run(clients(settings, node_configs=nodes), read_config({**settings, "run.resume": str(stopped)}))
     assert load_state(stopped)[0].merges == 4
 

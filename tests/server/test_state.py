@@ -11,7 +11,7 @@ from moe.experts import ParameterKey
 from server.record.state import STATE_FILE, load_state, save_state
 from strategy.assignment import Assignment
 from strategy.messages import ExpertUpdate, Profile
-from strategy.state import Arrival, EmsFlState, Flight
+from strategy.state import Arrival, EmsFlState, InFlight
 from tests.full_disk import files_at_most
 
 
@@ -42,7 +42,10 @@ def full_state(seed: int) -> EmsFlState:
             capture={"sea": 1 / 3},
             random_capture={"sea": 0.25},
         ),
-        flights={"m1": Flight(node_id=7, versions={key.expert: 2}), "m2": Flight(node_id=9, versions={})},
+        in_flight={
+            "m1": InFlight(node_id=7, versions={key.expert: 2}),
+            "m2": InFlight(node_id=9, versions={}),
+        },
         arrivals={"sea": [Arrival(node_id=7, versions={key.expert: 1}, update=update, arrived_s=12.75)]},
         dispatches={7: 2},
         failures={9: 1},

@@ -122,9 +122,9 @@ def drive(
             ids |= set(grid.push_messages([message(*pushes.pop(0)[1:])]))
         grid = at_each_stop(grid)
         before_s = grid.now_s
-        grid._traffic.advance(ids, pushes[0][0] if pushes else np.inf)
+        grid._simulator.advance(ids, pushes[0][0] if pushes else np.inf)
         assert grid.now_s >= before_s
-        if grid._traffic.inbox:
+        if grid._simulator.inbox:
             for reply in grid.pull_messages(ids):
                 ids.discard(reply.metadata.reply_to_message_id)
                 # Timed pushes of this very instant come first, as in the reference.
@@ -299,8 +299,8 @@ def test_what_is_not_expected_does_not_arrive_in_the_present_contact(scenario: S
     given_up: list[tuple[str, float, float]] = []  # message, from, until
 
     def ask(grid: SatelliteGrid) -> SatelliteGrid:
-        for message_id, journey in grid._traffic.journeys.items():
-            contact = scenario.plan.contact_at(journey.node.cluster, grid.now_s)
+        for message_id, transit in grid._simulator.in_transit.items():
+            contact = scenario.plan.contact_at(transit.node.cluster, grid.now_s)
             if contact and grid.get_node_ids() and not grid.expects(message_id):
                 given_up.append((message_id, grid.now_s, contact.set_s))
         return grid

@@ -54,13 +54,13 @@ def test_arrays_survive_the_wire_and_equal_content_gives_equal_bytes(values: Exp
 
 
 @given(expert_arrays, st.integers(0, 1000))
-def test_an_order_and_its_update_survive_the_wire(values: ExpertArrays, dispatch: int) -> None:
-    order = train_instruction(7, values, dispatch)
-    task = read_task(order)
+def test_a_training_message_and_its_update_survive_the_wire(values: ExpertArrays, dispatch: int) -> None:
+    message = train_instruction(7, values, dispatch)
+    task = read_task(message)
     assert (task.dispatch, task.reply_with) == (dispatch, "delta")
     assert_same(task.values, values)
     update = ExpertUpdate(arrays=values, num_examples=5, train_loss=2.25, local_steps=4)
-    read = read_update(update_reply(update, order), values, own_examples=5)
+    read = read_update(update_reply(update, message), values, own_examples=5)
     assert_same(read.arrays, values)
     assert (read.num_examples, read.train_loss, read.local_steps) == (5, 2.25, 4)
 

@@ -10,7 +10,7 @@ from sim.population import Node, Population
 
 
 @dataclass(slots=True, kw_only=True)
-class View:
+class InView:
     """The clusters in view as the clock passes their rises and sets.
 
     Parameters

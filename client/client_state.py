@@ -31,7 +31,7 @@ DEVICES_KEPT = 4096
 of the text, which every process holds anyway."""
 
 
-class Workplace:
+class ClientState:
     """One process's view of a run.
 
     Parameters
@@ -104,14 +104,14 @@ class Workplace:
         return tuple(routing_mass(self._models.streamed(), sample_NT.split(self.config.evaluate.batch_size)))
 
 
-def workplace(context: Context) -> Workplace:
-    """Return this process's workplace for the run of ``context``."""
+def client_state(context: Context) -> ClientState:
+    """Return this process's client_state for the run of ``context``."""
     # One thread: results must not depend on how many workers share the cores.
     torch.set_num_threads(1)
-    return _workplace(tuple(sorted(context.run_config.items())))
+    return _client_state(tuple(sorted(context.run_config.items())))
 
 
 @lru_cache(1)
-def _workplace(run_config: tuple[tuple[str, Scalar], ...]) -> Workplace:
+def _client_state(run_config: tuple[tuple[str, Scalar], ...]) -> ClientState:
     settings: Mapping[str, Scalar] = dict(run_config)
-    return Workplace(read_config(settings))
+    return ClientState(read_config(settings))
