@@ -23,7 +23,7 @@ from moe.experts import ExpertArrays, Tuning
 from moe.export.adapter_targets import has_adapter
 from moe.export.checkpoint import export_adapter, export_merged, load_adapter
 from moe.families.blocks import REFUSED_FAMILIES, find_blocks
-from moe.families.special_families import FAMILIES
+from moe.families.special_families import SPECIAL_FAMILIES
 from moe.inspect.selftest import check
 from moe.objective import language_model_inputs, language_model_loss
 from moe.submodel.load import all_experts, load_full, load_submodel
@@ -115,7 +115,7 @@ def table(results: Sequence[FamilyResult], failures: dict[str, str]) -> str:
         lines.append(f"| {row.family} | {row.router} | {keep} | {exact} | {rows} | {' | '.join(errors)} |")
     lines += [f"| {family} | - | failed: {reason} | | | | | |" for family, reason in failures.items()]
     lines += ["", "In a way of their own:", ""]
-    lines += [f"- {' '.join(cleandoc(family.__doc__ or '').split())}" for family in FAMILIES.values()]
+    lines += [f"- {' '.join(cleandoc(family.__doc__ or '').split())}" for family in SPECIAL_FAMILIES.values()]
     lines += ["", "Refused by name:", ""]
     lines += [f"- `{family}`: {reason}" for family, reason in REFUSED_FAMILIES.items()]
     lines += [

@@ -161,7 +161,7 @@ _OWN: dict[str, dict[str, Any]] = {
 }
 
 SPECIAL = ("dbrx", "jetmoe", "llama4_text", "longcat_flash", "switch_transformers")
-"""Families that run their experts in a way of their own: what they compute equals transformers' to rounding, not to the bit."""
+"""Families that run experts in their own way: what they compute equals transformers' to rounding only."""
 
 MUST_PASS = (
     *("flex_olmo", "glm4v_moe", "gpt_oss", "mixtral", "olmoe", "qwen3_moe", "qwen3_vl_moe"),

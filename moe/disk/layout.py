@@ -46,7 +46,7 @@ def layout_of(storage: Storage) -> ExpertLayout:
     odd = [block.path for block in blocks for name, shape in shapes.items() if block.shape(name) != shape]
     if odd:
         raise ValueError(f"experts must have one shape in all layers, {odd[0]} differs from {blocks[0].path}")
-    projections, names = blocks[0].form.projections, blocks[0].parameters
+    projections, names = blocks[0].family.projections, blocks[0].parameters
     return ExpertLayout(
         family=storage.checkpoint.config["model_type"],
         num_experts={block.layer: block.num_experts for block in blocks},

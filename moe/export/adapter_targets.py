@@ -79,7 +79,7 @@ def adapter_targets(storage: Storage) -> dict[str, Any]:
         If PEFT cannot adapt them.
     """
     blocks = list(storage.blocks.values())
-    kind = blocks[0].form.adapter
+    kind = blocks[0].family.adapter
     if kind == "none":
         raise ValueError(
             f"PEFT 0.21 cannot adapt the experts of family {storage.model.config.model_type!r}, so it has "

@@ -1,7 +1,8 @@
 """Find the MoE blocks of a model, real or on the meta device.
 
 A block is an experts module and the router beside it. The router is never touched, so each family's
-own bias, groups, sigmoid or scale stays as it is; what else a family does in its own way is its `ModelFamily`.
+own bias, groups, sigmoid or scale stays as it is; what else it does in its own way is in its
+`ModelFamily`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 
 from moe.factors import PROJECTIONS
 from moe.families.family import FusedFamily, ModelFamily, numbers_in
-from moe.families.special_families import FAMILIES
+from moe.families.special_families import SPECIAL_FAMILIES
 
 TESTED_FAMILIES = frozenset(
     {
@@ -200,7 +201,8 @@ def find_blocks(model: PreTrainedModel) -> tuple[MoEBlock, ...]:
         raise ValueError(
             f"no routed experts found in model_type {family!r}: looked for experts modules with fused "
             f"{' or '.join(_FC_IN)} and {_FC_OUT} ([experts, ., .]) and a router 'gate' or 'router' beside "
-            f"them, and for {', '.join(FAMILIES)}; the model is dense, or of a family this project does not know"
+            f"them, and for {', '.join(SPECIAL_FAMILIES)}; the model is dense, or of a family this project "
+            "does not know"
         )
     layers = [block.layer for block in blocks]
     if len(set(layers)) != len(layers):
@@ -213,7 +215,7 @@ def find_blocks(model: PreTrainedModel) -> tuple[MoEBlock, ...]:
 def _walk(model: PreTrainedModel) -> Iterator[MoEBlock]:
     modules = dict(model.named_modules())
     for path, module in modules.items():
-        family = FAMILIES.get(type(module).__name__)
+        family = SPECIAL_FAMILIES.get(type(module).__name__)
         if family is not None:
             yield _special_block(family, path, module, model)
         elif _holds_experts(module):

@@ -170,7 +170,7 @@ class Dbrx(ModelFamily):
         return Routing(choice_TK, weight_TK, output)
 
 
-FAMILIES: Mapping[str, type[ModelFamily]] = {
+SPECIAL_FAMILIES: Mapping[str, type[ModelFamily]] = {
     "Llama4TextMoe": Llama4,
     "SwitchTransformersSparseMLP": Switch,
     "JetMoeMoE": JetMoe,

@@ -84,8 +84,8 @@ def test_devices_of_one_pass_are_averaged_not_added() -> None:
 
 def test_a_straggler_of_the_same_cluster_is_stale_and_discounted() -> None:
     client = ArithmeticClient(clusters={1: "sea", 2: "sea"}, favourite={"sea": 0})
-    # Messages 0 and 1 are the profiles, 2 and 3 the first training messages; node 2's answer to the last takes longer
-    # than a pass is waited for.
+    # Messages 0 and 1 are the profiles, 2 and 3 the first to train; node 2's answer to the last takes
+    # longer than a pass is waited for.
     slow = settings(("sea",), merge_wait_s=5.0, discount=polynomial(1.0))
     _, events = play(client, 2, slow, max_merges=8, delay=lambda number: 8 if number == 3 else 0)
     stale = [
