@@ -1,1 +1,1 @@
-"""On the ground: a device profiles its data, trains its experts and reports."""
+"""On the ground: the ClientApp; a device profiles its data, trains its experts and reports."""

@@ -1,1 +1,1 @@
-"""The model: find, slice, tune and put back the experts of any Hugging Face MoE checkpoint."""
+"""The model: names and values of experts, and what a language model is asked; the wings do the rest."""

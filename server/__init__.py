@@ -1,1 +1,1 @@
-"""On the satellite: configuration, the run, evaluation, state and report."""
+"""On the satellite: the ServerApp, its two kinds of runs, and how their models are measured."""

@@ -1,1 +1,1 @@
-"""The sky: orbits, contact windows, links, population, and a Flower Grid on a simulated clock."""
+"""The sky: who lives where on the ground; the wings are the satellites and their links."""

@@ -1,7 +1,8 @@
 """The house as one table, and ``python -m tests.rooms``: its folders and arrows as text, from the imports.
 
 A folder is a node of its own: what lies in it directly, without its wings. An arrow goes from a folder to
-one that it imports from. The command draws any checkout: ``python -m tests.rooms OTHER_CHECKOUT``.
+one that it imports from. The command draws any checkout: ``python -m tests.rooms OTHER_CHECKOUT``; with
+``--contents`` it prints what each folder is, for README and CONTRIBUTING.
 """
 
 import ast
@@ -57,6 +58,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "cli": ("server.launch", "server.report", "moe.inspect", "moe.export", "sim.contacts"),
 }
 ROOMS = tuple(dict.fromkeys(folder.split(".")[0] for folder in MAY_IMPORT))
+READING_ORDER = ("strategy", "sim", "moe", "scenario", "client", "server", "demo", "cli")
 
 Imports = Mapping[str, frozenset[str]]
 """Module -> modules of the house that it imports."""
@@ -138,6 +140,21 @@ def draw(root: Path) -> str:
     return "\n".join(lines)
 
 
+def contents() -> str:
+    """Return every folder with its own sentence, as README and CONTRIBUTING show them."""
+    assert set(READING_ORDER) == set(ROOMS)
+    # A room before its wings, which stay in the order of the table.
+    order = sorted(MAY_IMPORT, key=lambda name: (READING_ORDER.index(name.split(".")[0]), "." in name))
+    width = max(map(len, order)) + 1
+    return "\n".join(f"{folder.replace('.', '/') + '/':<{width}}  {sentence_of(folder)}" for folder in order)
+
+
+def sentence_of(folder: str) -> str:
+    """Return what a folder says it is: the docstring of its package file."""
+    path = ROOT.joinpath(*folder.split("."), "__init__.py")
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
 def _circle_lines(what: str, arrows: Imports) -> Iterable[str]:
     found = circles(arrows)
     yield f"circles of {what}: {len(found)}"
@@ -156,4 +173,7 @@ def _reachable(start: str, arrows: Imports) -> set[str]:
 
 
 if __name__ == "__main__":
-    print(draw(Path(sys.argv[1]).resolve() if sys.argv[1:] else ROOT))
+    if sys.argv[1:] == ["--contents"]:
+        print(contents())
+    else:
+        print(draw(Path(sys.argv[1]).resolve() if sys.argv[1:] else ROOT))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rooms import MAY_IMPORT, ROOMS, ROOT, circles, folder_arrows, folder_of, read_imports
+from tests.rooms import MAY_IMPORT, ROOMS, ROOT, circles, contents, folder_arrows, folder_of, read_imports
 
 # The extra `sky` of pyproject.toml: a module that needs one of these says so when it is asked for.
 OPTIONAL = ("numba", "matplotlib")
@@ -70,6 +70,13 @@ def test_a_folder_holds_a_dozen_files_and_says_what_it_is() -> None:
         assert len(files) <= FILE_LIMIT, f"{folder} holds {len(files)} files, at most {FILE_LIMIT}"
         body = ast.parse((place / "__init__.py").read_text(encoding="utf-8")).body
         assert len(body) == 1 and isinstance(body[0], ast.Expr), f"{folder}/__init__.py is one sentence alone"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_a_page_lists_every_folder_in_the_folders_own_words(page: str) -> None:
+    assert f"```text\n{contents()}\n" in (ROOT / page).read_text(encoding="utf-8"), (
+        f"paste the output of `python -m tests.rooms --contents` into {page}"
+    )
 
 
 def modules_of(room: str) -> list[str]:
