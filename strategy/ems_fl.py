@@ -1,5 +1,12 @@
 """EMS-FL: profile, assign, dispatch, merge. Start reading at :meth:`EmsFl.start`.
 
+    until the horizon:
+        profile    ask every node that comes into view which experts its data uses
+        assign     once every cluster was heard: experts to clusters, no expert twice
+        dispatch   to every node in contact and idle, the newest version of its cluster's experts
+        receive    what comes up waits for the end of its cluster's pass
+        merge      new = old + server_learning_rate * sum(n * f(staleness) * delta) / sum(n), per expert
+
 Source of the idea: Xu, Zhang, Liu, Cui, "EMS-FL: Federated Tuning of Mixture-of-Experts in
 Satellite-Terrestrial Networks via Expert-Driven Model Splitting", arXiv 2602.19485 (abstract).
 """
@@ -98,16 +105,17 @@ class EmsFl(Strategy):
         while not self._is_finished(num_rounds, timeout, result):
             self._in_view = set(grid.get_node_ids())
             self._push(grid, self._profile_questions())
-            is_new = self._assign_when_heard()
+            is_assigned_now = self._assign_when_heard()
             self._push(grid, self.configure_train(state.merges, initial_arrays, ConfigRecord(), grid))
+            # Over a simulated sky this alone moves the clock, to the next thing to act on.
             for reply in grid.pull_messages(state.in_flight.keys()):
                 self._log(receive_reply(reply, state, self.settings, self._clock()))
             self._in_view = set(grid.get_node_ids())
-            over = self._passes_over()
-            for cluster in over:
+            passes_over = self._passes_over()
+            for cluster in passes_over:
                 self._log(merge_pass(cluster, state, self.settings))
             self._evaluate(evaluate_fn, result)
-            if is_new or over:
+            if is_assigned_now or passes_over:
                 self._on_settled(state)
             time.sleep(self.settings.poll_interval_s)
 
