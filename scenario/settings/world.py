@@ -7,8 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from scenario.settings.section import Section, require_absolute
-
-DATA_FILE_SUFFIXES = (".csv", ".json", ".jsonl", ".parquet", ".txt")
+from scenario.tables.file_formats import format_of
 
 
 class DataSettings(Section):
@@ -18,7 +17,7 @@ class DataSettings(Section):
         default="embedded",
         min_length=1,
         description='"embedded" (text found on every Python machine), a hub name, or an absolute '
-        "csv/json/jsonl/parquet/txt file.",
+        "csv/tsv/json/jsonl/ndjson/parquet/txt file, as it is or with .gz/.bz2/.xz/.zst behind, or folder.",
     )
     text_column: str = Field(default="text", min_length=1, description="Column that holds the text.")
     domain_column: str = Field(default="", description="Column that names the domain; empty = none.")
@@ -46,7 +45,7 @@ class DataSettings(Section):
     @field_validator("source")
     @classmethod
     def _no_relative_file(cls, source: str) -> str:
-        if source.lower().endswith(DATA_FILE_SUFFIXES) or source.startswith((".", "~")):
+        if format_of(source) or source.startswith((".", "~")):
             require_absolute(source)
         return source
 

@@ -1,8 +1,8 @@
-"""``python -m server.report``."""
+"""``python -m server.report.screen``."""
 
 import sys
 
-from server.report.command import main
+from server.report.screen.command import main
 
 if __name__ == "__main__":
     sys.exit(main())
