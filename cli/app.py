@@ -50,7 +50,7 @@ def resume(arguments: Rest = None) -> None:
 @app.command(context_settings=PASS_ON)
 def report(arguments: Rest = None) -> None:
     """Show what finished runs came to."""
-    from server.report.screen.command import main
+    from server.report.command import main
 
     _end(main, arguments, "report")
 

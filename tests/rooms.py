@@ -19,51 +19,44 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "moe": (),
     "moe.families": ("moe",),
     "moe.disk": ("moe", "moe.families"),
-    "moe.submodel.load": ("moe", "moe.families", "moe.disk"),
-    "moe.tuning": ("moe", "moe.families", "moe.disk", "moe.submodel.load"),
-    "moe.export": ("moe", "moe.families", "moe.disk", "moe.submodel.load", "moe.tuning"),
-    "moe.inspect": ("moe", "moe.families", "moe.disk", "moe.submodel.load", "moe.tuning", "moe.export"),
+    "moe.submodel": ("moe", "moe.families", "moe.disk"),
+    "moe.tuning": ("moe", "moe.families", "moe.disk", "moe.submodel"),
+    "moe.export": ("moe", "moe.families", "moe.disk", "moe.submodel", "moe.tuning"),
+    "moe.inspect": ("moe", "moe.families", "moe.disk", "moe.submodel", "moe.tuning", "moe.export"),
     # the sky: knows no model and no strategy
     "sim": (),
     "sim.orbits": ("sim",),
     "sim.windows": ("sim", "sim.orbits"),
     "sim.plans": ("sim", "sim.orbits", "sim.windows"),
-    "sim.plan_files.files": ("sim", "sim.plans"),
-    "sim.grid.grid": ("sim", "sim.plans"),
-    "sim.contacts": ("sim", "sim.orbits", "sim.windows", "sim.plans", "sim.plan_files.files"),
+    "sim.plan_files": ("sim", "sim.plans"),
+    "sim.grid": ("sim", "sim.plans"),
+    "sim.contacts": ("sim", "sim.orbits", "sim.windows", "sim.plans", "sim.plan_files"),
     # the idea: of the model only the torch-free names
     "strategy": ("moe.experts",),
     # the embedded default
     "demo": (),
     # the run: what server and devices derive alike
     "scenario.tables": (),
-    "scenario.settings": ("scenario.tables",),
+    "scenario.settings": ("scenario.tables", "sim"),
     "scenario.data": ("scenario.tables", "sim", "demo"),
     "scenario": (
         *("scenario.settings", "scenario.data"),
-        *("moe", "moe.disk", "moe.submodel.load", "moe.tuning", "sim", "sim.plans", "sim.plan_files.files"),
+        *("moe", "moe.disk", "moe.submodel", "moe.tuning", "sim", "sim.plans", "sim.plan_files"),
     ),
     # side by side: neither imports the other
     "client": (
         *("scenario", "scenario.settings", "scenario.data", "strategy", "demo"),
-        *("moe", "moe.submodel.load", "moe.tuning", "moe.export", "sim", "sim.grid.grid"),
+        *("moe", "moe.submodel", "moe.tuning", "moe.export", "sim", "sim.grid"),
     ),
     "server.record": ("scenario.settings", "strategy", "moe", "moe.disk"),
-    "server.report.screen": ("server.record",),
+    "server.report": ("server.record",),
     "server": (
-        *(
-            "server.record",
-            "server.report.screen",
-            "scenario",
-            "scenario.settings",
-            "scenario.data",
-            "strategy",
-        ),
-        *("demo", "moe", "moe.disk", "moe.tuning", "moe.export", "sim", "sim.plans", "sim.grid.grid"),
+        *("server.record", "server.report", "scenario", "scenario.settings", "scenario.data", "strategy"),
+        *("demo", "moe", "moe.disk", "moe.tuning", "moe.export", "sim", "sim.plans", "sim.grid"),
     ),
     "server.launch": ("server.record", "scenario.settings"),
     # one command over all
-    "cli": ("server.launch", "server.report.screen", "moe.inspect", "moe.export", "sim.contacts"),
+    "cli": ("server.launch", "server.report", "moe.inspect", "moe.export", "sim.contacts"),
 }
 ROOMS = tuple(dict.fromkeys(folder.split(".")[0] for folder in MAY_IMPORT))
 READING_ORDER = ("strategy", "sim", "moe", "scenario", "client", "server", "demo", "cli")

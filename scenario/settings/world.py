@@ -184,7 +184,9 @@ class PopulationSettings(Section):
 
     devices: int = Field(default=96, ge=1, description="Devices in all, dealt evenly to the clusters.")
     clusters: int = Field(default=8, ge=1, description="Regions; each is served by the same passes.")
-    sites: str = Field(default="", description="CSV of cluster places; absolute, empty = built-in places.")
+    sites: str = Field(
+        default="", description="CSV of cluster places; absolute, empty = built-in places, at most 500."
+    )
     devices_per_node: int = Field(default=1, ge=1, description="Devices that one Flower node hosts.")
     # One step of a small model on a battery-powered device; with gaps of hours it bounds a visit's steps.
     step_time_s: float = Field(

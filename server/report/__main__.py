@@ -1,8 +1,8 @@
-"""``python -m server.report.screen``."""
+"""``python -m server.report``."""
 
 import sys
 
-from server.report.screen.command import main
+from server.report.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

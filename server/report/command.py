@@ -1,4 +1,4 @@
-"""``python -m server.report.screen RUN [RUN ...]``: what finished runs came to."""
+"""``python -m server.report RUN [RUN ...]``: what finished runs came to."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from server.report.screen import render_summary
 from server.report.summary import read_summary
 
 
-def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m server.report.screen") -> int:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m server.report") -> int:
     """Run the command; return 0, or 2 if a folder is not that of a finished run."""
     parser = argparse.ArgumentParser(
         prog=prog,

@@ -18,7 +18,7 @@ from flwr.common.constant import ErrorCode
 from sim.grid.capacity import Capacity
 from sim.grid.channel import Crossing, SharedChannel
 from sim.grid.event_queue import Event, EventQueue
-from sim.grid.grid.in_view import InView
+from sim.grid.in_view import InView
 from sim.grid.local_steps import StepRule
 from sim.grid.transit import MessageInTransit, Phase
 from sim.grid.workers import Workers
