@@ -3,8 +3,8 @@
 Four layers of OLMoE-1B-7B's width (hidden 2048, experts of 1024, its vocabulary), of whose 16 experts four
 are chosen and four kept; each case is a process of its own, of one thread as a client's is. Times are wall
 seconds, the losses' way back from the GPU included; memory is torch's count on the device, ``held`` what
-`moe.tuning.memory_budget` reckons with: everything but activations. Cases with two workers share the device and run at
-once.
+`moe.tuning.memory_budget` reckons with: everything but activations. Cases with two workers share the device
+and run at once.
 """
 
 import argparse

@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m serve
         clean_up(tag, home, keep=keep)
 
 
-def parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None, prog: str = "python -m server.launch") -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         prog=prog,
