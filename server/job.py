@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
-from transformers import AutoTokenizer
 
 from demo.base_model import ensure_base_model, resolve_model_name
 from moe.device import choose_device
-from moe.disk.layout import read_layout
+from moe.disk.layout import layout_of, open_storage
+from moe.disk.tokens import check_tokens, load_tokenizer
 from moe.experts import ExpertArrays, ExpertLayout, Tuning
 from moe.export.checkpoint import fingerprint
 from moe.tuning.adapters import initial_arrays
@@ -99,10 +99,12 @@ def prepare(config: RunConfig, say: Callable[[str], None]) -> Job:
     if config.model.name == "demo":
         ensure_base_model(say)
     path = str(resolve_model_name(config.model.name))
-    layout, tuning = read_layout(path, config.model.dtype), tuning_from(config)
+    storage, tuning = open_storage(path, config.model.dtype), tuning_from(config)
+    layout = layout_of(storage)
     if not config.evaluate.streamed:
         check_memory(layout.total_bytes, psutil.virtual_memory().total)
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = load_tokenizer(path)
+    check_tokens(tokenizer, storage)
     for note in check_blocks(text, tokenizer, population, sequence_length=config.data.sequence_length):
         say(f"note: {note}")
     return Job(

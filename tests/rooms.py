@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # side by side: neither imports the other
     "client": (
         *("scenario", "scenario.settings", "scenario.data", "strategy", "demo"),
-        *("moe", "moe.submodel", "moe.tuning", "moe.export", "sim", "sim.grid"),
+        *("moe", "moe.disk", "moe.submodel", "moe.tuning", "moe.export", "sim", "sim.grid"),
     ),
     "server.record": ("scenario.settings", "strategy", "moe", "moe.disk"),
     "server.report": ("server.record",),

@@ -73,7 +73,7 @@ def test_the_command_says_what_is_wrong(
     other = save_tiny(tmp_path / "other", "mixtral", intermediate_size=16)
     out = ["--merged", str(tmp_path / "out"), "--base", str(other)]
     assert main([str(tmp_path), *out]) == 1
-    assert "is not one on all experts of" in capsys.readouterr().err
+    assert "is not one on the experts of" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
