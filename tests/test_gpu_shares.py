@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from server.launch.command import EXIT_USAGE, check, gpu_faults, main, parse
+from server.launch.command import EXIT_USAGE, main
 from server.launch.environment import quiet_settings, simulation_settings
 from server.launch.gpus import workers_on_gpus
+from server.launch.options import check, gpu_faults, parse
 
 # Two workers of a machine that Ray is told has one GPU: one asks for a share of it, one for none.
 WORKERS = """

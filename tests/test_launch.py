@@ -260,7 +260,7 @@ def test_wrong_use_is_refused_with_every_fault_before_anything_starts(
 def test_impossible_settings_are_refused_all_at_once_before_anything_starts(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.launch.make_home", lambda: pytest.fail("something was started"))
+    monkeypatch.setattr("server.launch.command.make_home", lambda: pytest.fail("something was started"))
     assert main(["-c", "sky.elevation-mask-deg=95 population.devices=0", "no-such.key=1"]) == 2
     said = capsys.readouterr().err
     assert "sky.elevation-mask-deg" in said and "population.devices" in said and "no-such.key" in said
@@ -280,7 +280,7 @@ def short_folder() -> Iterator[Path]:
 def launch_stub(*settings: str, cwd: Path) -> subprocess.Popen[str]:
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
-        "from server.launch import main; sys.exit(main(sys.argv[1:]))"
+        "from server.launch.command import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [
         sys.executable,

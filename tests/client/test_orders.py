@@ -8,6 +8,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from client.instructions import read_instructions
 from scenario.derive import population_from
 from scenario.settings.reading import read_config
+from server.hosts import read_host
 from sim.grid.transit import SKY_RECORD
 from tests.fake_grid import FakeGrid
 
@@ -58,9 +59,21 @@ def test_a_deployed_node_knows_its_devices_and_trains_for_a_budget_of_time(
         ({"devices": "0-9"}, "this run has devices 0 to 5"),
         ({"devices": "5-3"}, "this run has devices 0 to 5"),
         ({"devices": "2,3"}, "devices of one cluster"),
+        ({"devices": "0-2,1,2"}, "names 1, 2 twice; a device counts once"),
+        ({"devices": "0-99999999999999"}, "this run has devices 0 to 5"),
         ({"cluster": "Atlantis"}, "Atlantis"),
     ],
 )
 def test_a_node_that_does_not_say_whose_it_is_is_told_how_to(node: dict[str, str], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         read_instructions(message(), context(**node), CONFIG, POPULATION)
+
+
+def test_a_deployed_nodes_reply_says_which_devices_it_is_for_and_a_simulated_ones_does_not() -> None:
+    deployed = read_instructions(message(), context(devices="3,5"), CONFIG, POPULATION)
+    signed = deployed.sign(Message(RecordDict(), reply_to=message()))
+    assert read_host(signed) == (SECOND, (3, 5))
+    sky = ConfigRecord({"cluster": SECOND, "devices": [4, 5], "local-steps": 9, "time-s": 12.5, "node": 5})
+    told = message(RecordDict({SKY_RECORD: sky}))
+    simulated = read_instructions(told, context(), CONFIG, POPULATION)
+    assert not simulated.sign(Message(RecordDict(), reply_to=told)).content

@@ -151,7 +151,7 @@ clusters = st.builds(
 @settings(deadline=None, max_examples=50)  # the machine is shared: no time limit
 @given(st.lists(clusters, max_size=5))
 def test_no_table_is_wider_than_the_screen_or_coloured(listed: list[ClusterSummary]) -> None:
-    text = render_summary(replace(SUMMARY, clusters=tuple(listed))) + render_assignment(listed, [])
+    text = render_summary(replace(SUMMARY, clusters=tuple(listed))) + render_assignment(listed, {})
     lines = text.split("\n")
     assert all(len(line) <= WIDTH for line in lines)
     assert not any(line.endswith(" ") for line in lines)
@@ -164,11 +164,20 @@ def test_names_are_shown_as_they_are_and_not_read_as_markup() -> None:
 
 
 def test_the_assignment_shows_captures_beside_random_and_warns_near_uniform() -> None:
-    text = render_assignment([NAIROBI, MAWSON], ["mawson"])
+    text = render_assignment([NAIROBI, MAWSON], {"mawson": 1.02})
     assert row(text, "nairobi") == ["nairobi", "python source", "1-2", "38.4%", "12.5%", "3.1x"]
     assert "warning: the routing of mawson is near uniform" in text
-    assert "warning" not in render_assignment([NAIROBI], [])
-    assert near_uniform_warning([]) == ""
+    assert "warning" not in render_assignment([NAIROBI], {})
+    assert near_uniform_warning({}) == ""
+
+
+def test_many_near_uniform_clusters_are_counted_and_the_worst_three_named() -> None:
+    gains = {f"site-{number}": 1.0 + number / 1000 for number in range(20, 0, -1)}
+    assert near_uniform_warning(gains).startswith(
+        "the routing of 20 clusters (the worst: site-1, site-2, site-3) is near uniform"
+    )
+    three = {name: gains[name] for name in ("site-3", "site-1", "site-2")}
+    assert near_uniform_warning(three).startswith("the routing of site-1, site-2, site-3 is near uniform")
 
 
 @pytest.mark.parametrize(
