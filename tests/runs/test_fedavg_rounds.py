@@ -1,6 +1,7 @@
 """FedAvg from beginning to end: it stops at the horizon, says so, and runs over a real link."""
 
 import json
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -36,8 +37,12 @@ def read_log(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def test_more_rounds_than_fit_end_at_the_horizon_and_the_report_says_how_many_are_done(
-    tiny_run: Settings, clients: Clients, capsys: pytest.CaptureFixture[str]
+    tiny_run: Settings,
+    clients: Clients,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO, "flwr")
     settings = {**tiny_run, "strategy": "fedavg", "fedavg.rounds": 200}
     folder = run(clients(settings), read_config(settings))
     rounds, evaluated = read_log(folder, "round"), read_log(folder, "evaluated")
@@ -55,7 +60,7 @@ def test_more_rounds_than_fit_end_at_the_horizon_and_the_report_says_how_many_ar
     )
     said = capsys.readouterr().out
     assert f"round {len(done)}: 8 of 8 nodes answered, train loss" in said
-    assert "MetricRecord" not in said
+    assert "MetricRecord" not in said + caplog.text
 
 
 def test_fedavg_over_a_real_link_counts_a_device_once(

@@ -72,9 +72,10 @@ def test_an_app_that_has_completed_while_its_log_is_slow_is_completed(tag: str) 
 
 
 @pytest.mark.usefixtures("quick")
-def test_an_app_that_was_never_seen_is_waited_for(tag: str) -> None:
+def test_an_app_that_was_never_seen_is_waited_for(tag: str, capsys: pytest.CaptureFixture[str]) -> None:
     run = follow(tag, STARTED + "time.sleep(2); print('the end')", "finished:completed", lambda: False)
     assert run.follow().completed
+    assert "the end" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("quick")

@@ -28,6 +28,11 @@ def test_a_line_of_the_run_is_said_on_an_ascii_screen() -> None:
     assert (said.returncode, said.stdout) == (0, "S\\xe3o Gabriel\n"), said.stderr
 
 
+def test_streams_that_never_fail_escape_what_others_print() -> None:
+    said = run("-c", "from server.record.ascii_screen import never_fail; never_fail(); print('S\\u00e3o')")
+    assert (said.returncode, said.stdout) == (0, "S\\xe3o\n"), said.stderr
+
+
 def test_the_launcher_refuses_in_ascii_what_was_written_in_more() -> None:
     said = run("-m", "server.launch", "run.name=São", "no-such-ké=1")
     assert said.returncode == 2 and "UnicodeEncodeError" not in said.stderr
