@@ -18,8 +18,8 @@ import pytest
 from demo.base_model import ensure_base_model
 from server.launch.environment import quiet_settings
 from server.launch.processes import TAG_VARIABLE, end_all, free_port, tagged
+from tests.rooms import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 # conf/deployment.toml has four devices in two clusters, dealt in order: each node hosts one cluster. The
 # third names a device of the second: whoever of the two is heard first holds it.
 HOSTED = ("0-1", "2-3", "3")

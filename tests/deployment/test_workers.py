@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from demo.base_model import ensure_base_model
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.rooms import ROOT
 
 
 def launch(runs: Path, *settings: str, workers: int) -> "subprocess.CompletedProcess[str]":

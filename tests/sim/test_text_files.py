@@ -9,7 +9,7 @@ import pytest
 from sim.orbits.elements import read_elements
 from sim.plan_files.files import read_plan
 from sim.sites import read_sites
-from tests.sim.elements_text import FORMS, omm, tle, written
+from tests.sim.orbits.elements_text import FORMS, omm, tle, written
 
 SITES = "name,latitude_deg,longitude_deg\nSão Gabriel,-0.13,-67.09\nXi'an,34.3,108.9\n"
 ION = "a contact +0 +60 1 2 100\na contact +0 +60 2 1 100\n"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sim.grid.capacity import Capacity
 from sim.plans.plan import Contact, ContactPlan
-from tests.sim.skies import flat
+from tests.sim.grid.skies import flat
 
 
 def ramp(rise_s: float, set_s: float, knots: list[float], **more: Any) -> Contact:

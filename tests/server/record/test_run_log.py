@@ -24,8 +24,8 @@ from server.record.run_folder import (
     write_atomically,
 )
 from server.record.run_log import LOOK_EVERY_S, RunLog, day_clock
+from tests.rooms import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 

@@ -13,8 +13,8 @@ from sim.plan_files.files import read_plan, write_plan
 from sim.plan_files.ion import plan_from_ion
 from sim.plan_files.stk import read_stk, write_stk
 from sim.plans.plan import Contact, ContactPlan
-from tests.sim.skies import flat
-from tests.sim.test_plan import ramp
+from tests.sim.grid.skies import flat
+from tests.sim.plans.test_plan import ramp
 
 UTC_2021 = dt.datetime(2021, 1, 30, tzinfo=dt.UTC)
 PLAN = ContactPlan(

@@ -7,7 +7,7 @@ import pytest
 
 from sim.orbits.elements import parse_tle, read_elements
 from sim.orbits.orbit import propagate
-from tests.sim.elements_text import FORMS, omm, tle, written
+from tests.sim.orbits.elements_text import FORMS, omm, tle, written
 
 A_METRE = 1e-3  # km
 

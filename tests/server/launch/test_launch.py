@@ -21,9 +21,9 @@ from server.launch.environment import FLOWER_CONFIG, checkout_settings, install,
 from server.launch.flower_run import FlowerRun, read_status
 from server.launch.processes import TAG_VARIABLE, end_all, free_port, port_is_free, tagged
 from server.launch.run_config import merge_run_config, write_run_config
+from tests.rooms import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-STUB = Path(__file__).resolve().parent / "stub_app"
+STUB = ROOT / "tests" / "stub_app"
 
 
 # --- settings ---

@@ -20,8 +20,8 @@ from sim.plans.plan import DIRECTIONS, Contact, ContactPlan, Direction
 from sim.population import Population, build_population
 from sim.sites import default_clusters
 from tests.fake_grid import Client, FakeGrid
-from tests.sim.skies import payload, people, train
-from tests.sim.sky_reference import SlowSky, Trip
+from tests.sim.grid.skies import payload, people, train
+from tests.sim.grid.sky_reference import SlowSky, Trip
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from scenario.settings.as_text import commented_toml, configuration_page, toml_t
 from scenario.settings.config import RunConfig, config_fields, flat_config
 from scenario.settings.reading import read_config
 from sim.plans.link import PRESETS
+from tests.rooms import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 CONF_FILES = sorted((ROOT / "conf").glob("*.toml"))
 
 

@@ -6,7 +6,7 @@ import pytest
 from sim.orbits.decay import impossible
 from sim.orbits.elements import parse_tle
 from sim.orbits.orbit import Ephemeris
-from tests.sim.elements_text import tle
+from tests.sim.orbits.elements_text import tle
 
 LOW = parse_tle(tle(mean_motion="15.92000000"))  # an axis of 6,678 km
 

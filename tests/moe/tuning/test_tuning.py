@@ -67,7 +67,7 @@ def test_a_device_the_merged_model_and_both_exports_compute_the_same(
     checkpoint: Path, tokens: Tensor, tmp_path: Path, tuning: Tuning
 ) -> None:
     if tuning.router_rows and read_layout(checkpoint).router_width is None:
-        return  # refused: tests/moe/test_router_rows.py
+        return  # refused: tests/moe/tuning/test_router_rows.py
     arrays = random_arrays(checkpoint, tuning, seed=4)
     device = device_with_all_experts(checkpoint, tuning)
     set_arrays(device, arrays)

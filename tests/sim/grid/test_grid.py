@@ -10,7 +10,7 @@ from flwr.common.serde import recorddict_to_proto
 
 from sim.grid.message_bytes import ERROR_BYTES, content_bytes
 from tests.fake_grid import FakeGrid
-from tests.sim.skies import answering, flat, payload, run_until, sky, train
+from tests.sim.grid.skies import answering, flat, payload, run_until, sky, train
 
 ONE_CLUSTER = {"A": [flat(100.0, 200.0, 10.0, 5.0), flat(1000.0, 1100.0, 10.0, 5.0)]}
 

@@ -10,7 +10,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, Result, Strategy
 
 from sim.plans.plan import Contact
 from tests.fake_grid import FakeGrid
-from tests.sim.skies import flat, sky
+from tests.sim.grid.skies import flat, sky
 
 NODES = {"A": [3.0, 5.0], "B": [4.0]}
 

@@ -15,7 +15,7 @@ from sim.plans.link import link_preset
 from sim.population import Cluster
 from sim.sites import default_clusters
 from sim.windows.finder import LeftOut, find_windows
-from tests.sim.elements_text import tle
+from tests.sim.orbits.elements_text import tle
 
 DAY_S = 86_400.0
 # Drag as of a last day in orbit. SGP4 reports an error from about 24 to 80 hours after the epoch, then none.

@@ -18,7 +18,15 @@ from sim.windows.finder import (
     find_window_table,
     find_windows,
 )
-from tests.sim.windows import DAY_S, EPOCH, TRUTH_START, elevations_deg, geostationary, nasty_skies, site
+from tests.sim.windows.windows import (
+    DAY_S,
+    EPOCH,
+    TRUTH_START,
+    elevations_deg,
+    geostationary,
+    nasty_skies,
+    site,
+)
 
 TEN_MILLISECONDS = 0.010
 TRUTH_UT1_UTC_S = -0.1667  # of the truth file, see its README

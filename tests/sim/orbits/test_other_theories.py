@@ -7,7 +7,7 @@ import pytest
 from sim.orbits.elements import parse_tle
 from sim.orbits.omm import parse_omm
 from sim.orbits.orbit import Satellite
-from tests.sim.elements_text import FORMS, omm, tle, written
+from tests.sim.orbits.elements_text import FORMS, omm, tle, written
 
 
 def read(text: str) -> tuple[list[str], list[str]]:

@@ -14,7 +14,7 @@ from moe.families.blocks import find_blocks
 from moe.objective import language_model_inputs
 from moe.submodel.load import load_full, load_streamed, load_submodel
 from moe.submodel.routing import routing_mass
-from tests.moe.slow_blocks import choices, is_special
+from tests.moe.submodel.slow_blocks import choices, is_special
 
 
 def test_routing_mass_adds_up_the_routers_own_weights(checkpoint: Path, tokens: torch.Tensor) -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sim.grid.capacity import Capacity
 from sim.grid.channel import SharedChannel
 from sim.plans.plan import Contact
-from tests.sim.skies import flat
-from tests.sim.test_plan import ramp
+from tests.sim.grid.skies import flat
+from tests.sim.plans.test_plan import ramp
 
 TWO = (flat(0.0, 100.0, 10.0, 1.0), flat(200.0, 300.0, 20.0, 1.0))
 

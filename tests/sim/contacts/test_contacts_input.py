@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from sim.contacts.command import main
-from tests.sim.elements_text import tle
+from tests.rooms import ROOT
+from tests.sim.orbits.elements_text import tle
 
-ROOT = Path(__file__).resolve().parents[2]
 HERE = ["--site", "Xi'an, (east) [1],10,20", "--mask", "5"]
 
 

@@ -2,11 +2,10 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 from server.screen.ascii_screen import showable
+from tests.rooms import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 ASCII = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONPATH": str(ROOT), "PATH": ""}
 
 

@@ -17,7 +17,7 @@ from moe.objective import language_model_inputs, language_model_loss
 from moe.submodel.absent import Absent, choose_kept
 from moe.submodel.load import load_full, load_submodel
 from moe.tuning.adapters import attach
-from tests.moe.slow_blocks import is_special, run
+from tests.moe.submodel.slow_blocks import is_special, run
 
 Tiny = Callable[[str], Path]
 KEEPS: list[dict[int, tuple[int, ...]]] = [

@@ -12,7 +12,15 @@ from sim.population import Cluster
 from sim.windows.finder import (
     find_windows,
 )
-from tests.sim.windows import DAY_S, EPOCH, TRUTH_START, elevations_deg, geostationary, nasty_skies, site
+from tests.sim.windows.windows import (
+    DAY_S,
+    EPOCH,
+    TRUTH_START,
+    elevations_deg,
+    geostationary,
+    nasty_skies,
+    site,
+)
 
 
 def test_a_geostationary_satellite_is_one_window_as_long_as_the_span() -> None:

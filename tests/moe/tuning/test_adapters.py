@@ -17,6 +17,7 @@ from moe.families.blocks import find_blocks
 from moe.objective import language_model_inputs
 from moe.submodel.load import load_full, load_submodel
 from moe.tuning.adapters import MergedModel, attach, frozen_factor, get_arrays, initial_arrays, set_arrays
+from tests.rooms import ROOT
 
 Tiny = Callable[[str], Path]
 KEEP = {0: (5, 1), 1: (0, 2, 7)}
@@ -103,7 +104,7 @@ def test_the_frozen_factor_is_the_same_in_any_process() -> None:
         "a = frozen_factor(Tuning(lora_rank=2, seed=5), ParameterKey(3, 17, 'fc_in.lora_A'), 4);"
         "sys.stdout.write(a.tobytes().hex())"
     )
-    root = Path(__file__).resolve().parents[2]
+    root = ROOT
     for salt in ("1", "2"):
         out = subprocess.run(
             [sys.executable, "-c", code],
