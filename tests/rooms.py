@@ -63,7 +63,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         ),
         *("demo", "moe", "moe.disk", "moe.tuning", "moe.export", "sim", "sim.plans", "sim.grid"),
     ),
-    "server.launch": ("server", "server.screen", "server.record", "scenario.settings", "demo", "sim"),
+    "server.launch": ("server", "server.screen", "server.record", "scenario.settings", "scenario.tables"),
     # one command over all
     "cli": ("server.launch", "server.report", "moe.inspect", "moe.export", "sim.contacts"),
 }

@@ -15,7 +15,7 @@ from typing import Any
 
 import tomli_w
 
-from server.launch.text_file import read_utf8
+from scenario.tables.file_content import DamagedFileError, decode
 
 RUNS_KEY = "run.dir"
 # Flower's own grammar: `key=value` pairs with a space between them, quotes around a value that has one.
@@ -80,8 +80,10 @@ def _is_file(item: str) -> bool:
 def _read_file(path: Path) -> dict[str, object]:
     """Return the flat settings of a TOML file."""
     try:
-        text = read_utf8(path.expanduser())
+        text = decode(path.expanduser().read_bytes())
         settings = list(_flat(tomllib.loads(text)))
+    except DamagedFileError as fault:
+        raise ValueError(f"{path}, {fault}") from fault
     except OSError as error:
         raise ValueError(f"cannot read the run configuration {path}: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
