@@ -1,4 +1,4 @@
-"""How many workers a machine's GPUs have room for."""
+"""What the workers of a simulation get of a machine's GPUs."""
 
 import math
 
@@ -27,3 +27,25 @@ def workers_on_gpus(client_gpus: float, num_gpus: int) -> float:
         return num_gpus // int(client_gpus)
     # Ray counts in ten-thousandths of a GPU.
     return num_gpus * (10_000 // max(1, round(client_gpus * 10_000)))
+
+
+def check_clients_device(device: str, client_gpus: float) -> None:
+    """Refuse clients that must compute on a GPU and are given none.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu", "cuda"}
+        ``model.device`` of the run.
+    client_gpus : float
+        GPUs of each worker.
+
+    Raises
+    ------
+    ValueError
+        If every client of a simulation would refuse every message for want of a GPU.
+    """
+    if device == "cuda" and client_gpus == 0:
+        raise ValueError(
+            'model.device is "cuda", and the clients of the simulation see no GPU unless they are given a '
+            'share of one: add --client-gpus 0.5 (two clients share a GPU), or set model.device to "auto"'
+        )

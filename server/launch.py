@@ -34,7 +34,7 @@ from server.environment import (
     simulation_settings,
 )
 from server.flower_run import FlowerRun, RunEnd
-from server.gpus import workers_on_gpus
+from server.gpus import check_clients_device, workers_on_gpus
 from server.processes import TAG_VARIABLE, end_all, free_port, port_is_free, tagged
 from server.run_config import merge_run_config, write_run_config
 
@@ -71,9 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check(options)
         overrides = merge_run_config(options.run_config, runs_folder=Path.cwd() / "runs")
         if options.app.resolve() == repository():
-            read_config(
-                overrides
-            )  # The app does it again; here a refusal takes a second, not a start of Flower.
+            # The app does it again; here a refusal takes a second, not a start of Flower.
+            config = read_config(overrides)
+            if not options.superlink:
+                check_clients_device(config.model.device, options.client_gpus)
     except ValueError as error:
         print(f"launch: {error}", file=sys.stderr)
         return EXIT_USAGE

@@ -9,7 +9,7 @@ import pytest
 
 from server.environment import quiet_settings, simulation_settings
 from server.gpus import workers_on_gpus
-from server.launch import check, gpu_faults, parse
+from server.launch import EXIT_USAGE, check, gpu_faults, main, parse
 
 # Two workers of a machine that Ray is told has one GPU: one asks for a share of it, one for none.
 WORKERS = """
@@ -73,3 +73,12 @@ def test_no_more_workers_are_asked_for_than_the_gpus_have_room_for(monkeypatch: 
         check(options)
         found.append((options.workers, options.nodes))
     assert found == [(4, 8), (16, 32), (4, 9), (16, 32)]
+
+
+def test_clients_that_must_have_a_gpu_and_get_none_are_refused_before_flower_starts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["-c", "model.device=cuda"]) == EXIT_USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('launch: model.device is "cuda", and the clients of the simulation see no GPU')
+    assert "--client-gpus 0.5" in line
