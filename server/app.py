@@ -20,14 +20,18 @@ from scenario.settings.reading import read_config
 from server.ems_fl_run import Outcome, Saved, run_ems_fl
 from server.evaluate import Evaluator
 from server.fedavg_run import run_fedavg
+from server.findings import findings_of
 from server.job import Job, prepare
 from server.observer import Observer, nodes_by_cluster
 from server.record.run_folder import RESUME_FILE, name_run_folder
 from server.record.run_log import EVENTS_FILE, RunLog
+from server.record.scene import write_findings, write_scene
 from server.record.state import STATE_FILE
 from server.report.ledger import Ledger
+from server.report.live import LivePage, final_page
 from server.report.screen import render_summary
 from server.report.summary import RunSummary, write_summary
+from server.scene import scene_of
 from server.summarise import model_card, summarise
 
 app = ServerApp()
@@ -69,7 +73,10 @@ def run(grid: Grid, config: RunConfig) -> Path:
     evaluator = Evaluator(config, job.path, job.tuning, job.text, job.clusters)
     with _open_log(config, saved) as log, _saying_how_to_go_on(log.folder):
         log.say(f"run folder: {log.folder}")
-        observer = Observer(job, log, evaluator)
+        scene = scene_of(job)
+        write_scene(log.folder, scene)
+        page = LivePage(log.folder, scene) if config.report.page else None
+        observer = Observer(job, log, evaluator, page)
         if config.strategy == "fedavg":
             outcome = run_fedavg(job, grid, log, observer)
         else:
@@ -80,7 +87,11 @@ def run(grid: Grid, config: RunConfig) -> Path:
                 job, outcome, ledger, evaluator, folder=str(log.folder), began_wall_s=began_wall_s
             )
             _export(job, outcome, log.folder, summary)
+            write_findings(log.folder, findings_of(job, outcome, evaluator))
         write_summary(log.folder, summary)
+        if config.report.page:
+            with log.doing("drawing the page"):
+                log.say(f"report: {final_page(log.folder)}")
         log.say(render_summary(summary))
         if not ledger.train_messages_up:
             raise RuntimeError(

@@ -48,7 +48,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("moe", "moe.submodel", "moe.tuning", "moe.export", "sim", "sim.grid"),
     ),
     "server.record": ("scenario.settings", "strategy", "moe", "moe.disk"),
-    "server.report": ("server.record",),
+    "server.report.charts": ("server.record", "sim"),
+    "server.report": ("server.record", "server.report.charts", "scenario.settings", "sim"),
     "server": (
         *("server.record", "server.report", "scenario", "scenario.settings", "scenario.data", "strategy"),
         *("demo", "moe", "moe.disk", "moe.tuning", "moe.export", "sim", "sim.plans", "sim.grid"),

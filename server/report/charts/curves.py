@@ -1,0 +1,151 @@
+"""Held-out loss against time, bytes, device steps and FLOPs; training loss of every merge."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from server.record.history import Evaluation, Merge
+from server.report.charts.chart import MOST_LINES, Chart, axis, layout, rounded, style
+
+HOUR_S = 3600.0
+Flops = Mapping[str, float]
+"""Cluster -> FLOPs of one device step; empty where the model's sizes are not known."""
+
+
+def spent(points: Sequence[Evaluation], flops: Flops, clock: str) -> dict[str, tuple[str, list[float]]]:
+    """Return what curves are drawn against: label -> axis title and one value an evaluation."""
+    found = {
+        "time": (f"{clock} time, hours", [point.time_s / HOUR_S for point in points]),
+        "bytes": ("bytes crossed both ways", [point.num_bytes for point in points]),
+        "device steps": ("device steps that came up", [float(sum(p.steps.values())) for p in points]),
+    }
+    if flops:
+        found["FLOPs"] = (
+            "training FLOPs on devices (estimate)",
+            [sum(n * flops.get(name, 0.0) for name, n in p.steps.items()) for p in points],
+        )
+    return found
+
+
+def loss_curves(
+    points: Sequence[Evaluation], clusters: Sequence[str], flops: Flops, *, clock: str
+) -> list[Chart]:
+    """Return one chart of each measure: the own sub-models' losses and the merged model's."""
+    charts = []
+    for key, title, note, get in (
+        (
+            "own",
+            "Loss of each cluster's own sub-model",
+            "What a device runs: its cluster's experts, on the cluster's own held-out text.",
+            _own,
+        ),
+        (
+            "merged",
+            "Loss of the merged model under its full router",
+            "What the server has: all experts together, on every cluster's held-out text.",
+            _merged,
+        ),
+    ):
+        measured = [point for point in points if get(point)]
+        if not measured:
+            continue
+        axes = spent(measured, flops, clock)
+        lines, left_out = _lines(measured, clusters, get)
+        charts.append(
+            Chart(
+                key=f"loss-{key}",
+                title=title,
+                figure={
+                    "data": [line | {"x": axes["time"][1]} for line in lines],
+                    "layout": layout(xaxis=axis(axes["time"][0]), yaxis=axis("loss, nats a token")),
+                },
+                note=f"{note} {left_out}".strip(),
+                choices={
+                    label: {"axis": text, "x": [values] * len(lines)}
+                    for label, (text, values) in axes.items()
+                },
+            )
+        )
+    return charts
+
+
+def _own(point: Evaluation) -> Mapping[str, float]:
+    return point.own
+
+
+def _merged(point: Evaluation) -> Mapping[str, float]:
+    return point.merged
+
+
+def mean_of(losses: Mapping[str, float]) -> float:
+    """Return the mean over clusters."""
+    return sum(losses.values()) / len(losses)
+
+
+def _lines(
+    points: Sequence[Evaluation], clusters: Sequence[str], get: Callable[[Evaluation], Mapping[str, float]]
+) -> tuple[list[dict[str, Any]], str]:
+    mean = _line("mean", [mean_of(get(point)) for point in points], width=4, colour="text", dash="solid")
+    if len(clusters) <= MOST_LINES:
+        own = [
+            _line(name, [get(point).get(name) for point in points], width=1.8, colour=colour, dash=dash)
+            for name, (colour, dash) in zip(clusters, map(style, range(len(clusters))), strict=True)
+        ]
+        return [*own, mean], ""
+    ordered = [sorted(get(point).values()) for point in points]
+    lines = []
+    for label, share in (("lowest", 0.0), ("a tenth below", 0.1), ("a tenth above", 0.9), ("highest", 1.0)):
+        values = [losses[round(share * (len(losses) - 1))] for losses in ordered]
+        lines.append(_line(label, values, width=1.2, colour="grey", dash="dot" if 0 < share < 1 else "dash"))
+    return [*lines, mean], f"{len(clusters)} clusters: their mean and range are drawn, not each line."
+
+
+def _line(
+    name: str, values: Sequence[float | None], *, width: float, colour: str, dash: str
+) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name,
+        "y": rounded(values, 4),
+        "line": {"width": width, "color": colour, "dash": dash},
+        "marker": {"size": 6 if width > 3 else 4, "color": colour},
+        "hovertemplate": f"{name}: %{{y:.3f}}<extra></extra>",
+    }
+
+
+def train_losses(merges: Sequence[Merge], clusters: Sequence[str]) -> list[Chart]:
+    """Return the training loss behind every merge, by cluster."""
+    if not merges:
+        return []
+    shown = clusters[:MOST_LINES]
+    data = []
+    for number, name in enumerate(shown):
+        own = [merge for merge in merges if merge.cluster == name]
+        colour, dash = style(number)
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": name,
+                "x": [round(merge.time_s / HOUR_S, 3) for merge in own],
+                "y": [round(merge.train_loss, 4) for merge in own],
+                "customdata": [[merge.number, merge.num_updates] for merge in own],
+                "line": {"color": colour, "width": 1.5, "dash": dash},
+                "marker": {"size": 5, "color": colour},
+                "hovertemplate": f"{name}: %{{y:.3f}}<br>merge %{{customdata[0]}} of %{{customdata[1]}} updates"
+                "<extra></extra>",
+            }
+        )
+    left = len(clusters) - len(shown)
+    return [
+        Chart(
+            key="train-loss",
+            title="Training loss behind each merge",
+            figure={
+                "data": data,
+                "layout": layout(xaxis=axis("time, hours"), yaxis=axis("loss, nats a token")),
+            },
+            note="Mean over the updates of a merge, weighted by their examples."
+            + (f" The first {len(shown)} clusters; {left} more are left out." if left else ""),
+        )
+    ]

@@ -1,0 +1,55 @@
+"""The page of a run that goes on: kept from its events, written anew at evaluations."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from server.record.scene import Scene
+from server.report.html_page import PAGE_FILE, write_page
+from server.report.run_files import read_run
+
+COST_SHARE = 0.02
+"""Of the wall time, that writing pages may take while the run goes on."""
+
+
+class LivePage:
+    """One run's page while it runs.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's, with its settings; events that are there already (a resumed run's) are read.
+    scene : Scene
+        Of the run; `server.record.scene.write_scene` has written it.
+    """
+
+    def __init__(self, folder: Path, scene: Scene) -> None:
+        known = read_run(folder)
+        self._run = replace(known, scene=scene, summary=None, findings=None, missing=(), state="going")
+        self._not_before_s = 0.0
+
+    def note(self, event: dict[str, Any]) -> None:
+        """Take in one event."""
+        self._run.history.note(event)
+
+    def refresh(self) -> bool:
+        """Write the page, unless pages have cost more than 2 % of the time; says whether it did.
+
+        Raises
+        ------
+        OSError
+            If the disk has no room.
+        """
+        began_s = time.monotonic()
+        if began_s < self._not_before_s:
+            return False
+        write_page(self._run.folder / PAGE_FILE, [self._run])
+        took_s = time.monotonic() - began_s
+        self._not_before_s = time.monotonic() + took_s / COST_SHARE
+        return True
+
+
+def final_page(folder: Path) -> Path:
+    """Write the page of a run that has ended, from its folder, and return its path."""
+    return write_page(folder / PAGE_FILE, [read_run(folder)])
