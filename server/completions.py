@@ -1,7 +1,7 @@
 """Words: what each cluster's model says after a held-out beginning, before and after tuning."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -33,25 +33,18 @@ def completions(job: Job, outcome: Outcome, evaluator: Evaluator) -> tuple[Compl
         blocks = evaluator.heldout(cluster)[:count]
         length = min(BEGINNING_TOKENS, blocks.shape[1] // 2)
         beginnings, rest = blocks[:, :length], blocks[:, length : length + NEW_TOKENS]
-
-        def say(
-            values: ExpertArrays, cluster: str = cluster, tokens: Any = beginnings
-        ) -> NDArray[np.int64] | None:
+        said = []
+        for values in (job.initial, outcome.values):
             model = _model(outcome, evaluator, cluster, values)
-            return None if is_encoder_decoder(model) else greedy(_logits(model), tokens, rest.shape[1])
-
-        before, after = say(job.initial), say(outcome.values)
-        if before is None or after is None:
-            return ()
+            if is_encoder_decoder(model):
+                return ()
+            said.append(greedy(_last_logits(model), beginnings, rest.shape[1]))
         found += [
-            Completion(
-                cluster=cluster,
-                beginning=evaluator.text(beginnings[row]),
-                original=evaluator.text(rest[row]),
-                before=evaluator.text(before[row]),
-                after=evaluator.text(after[row]),
+            Completion(cluster=cluster, **{name: evaluator.text(tokens) for name, tokens in row.items()})
+            for row in (
+                dict(zip(("beginning", "original", "before", "after"), of_one, strict=True))
+                for of_one in zip(beginnings, rest, *said, strict=True)
             )
-            for row in range(len(blocks))
         ]
     return tuple(found)
 
@@ -62,7 +55,7 @@ def _model(outcome: Outcome, evaluator: Evaluator, cluster: str, values: ExpertA
     return evaluator.submodel_with(outcome.assignment.experts.get(cluster, ()), values)
 
 
-def _logits(model: nn.Module) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
+def _last_logits(model: nn.Module) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
     @torch.no_grad()
     def last(tokens_BT: NDArray[np.int64]) -> NDArray[np.float32]:
         model.eval()

@@ -15,8 +15,8 @@ _POLE_TURN_DEG = 60.0
 def coastlines() -> list[FloatArray]:
     """Return the coastlines as ``[point, (longitude, latitude)]`` in degrees.
 
-    The file lists ``lon, lat, lon, lat, ...`` of each line. Segments that close a polygon along the date line or below Antarctica are no coast
-    and are left out.
+    The file lists ``lon, lat, lon, lat, ...`` of each line. Segments that close a polygon along the date line
+    or below Antarctica are no coast and are left out.
     """
     lines = json.loads(Path(__file__).with_name("coastline.json").read_text(encoding="utf-8"))["lines"]
     return [piece for line in lines for piece in _without_edges(np.array(line).reshape(-1, 2))]

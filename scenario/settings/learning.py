@@ -245,6 +245,6 @@ class ReportSettings(Section):
     trackers: str = Field(
         default="",
         pattern=r"^((wandb|mlflow)(,(wandb|mlflow))*)?$",
-        description="Experiment trackers that get the curves too: wandb, mlflow or both with a comma; empty = "
-        "none. Their packages are yours to install, where they write is theirs to be told.",
+        description="Experiment trackers that get the curves too: wandb, mlflow or both with a comma; empty "
+        "= none. Their packages are yours to install, where they write is told by their own variables.",
     )

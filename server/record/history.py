@@ -34,6 +34,11 @@ class PassTraffic:
     down: Transfer = field(default_factory=Transfer)
     up: Transfer = field(default_factory=Transfer)
 
+    @property
+    def is_used(self) -> bool:
+        """Whether anything crossed."""
+        return self.down.num_bytes + self.up.num_bytes > 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merge:
@@ -104,6 +109,7 @@ class History:
         self.refusals: Counter[str] = Counter()
         self.steps: Counter[str] = Counter()
         self.num_bytes = 0.0
+        self.crossed: Counter[tuple[str, str]] = Counter()  # cluster, way -> bytes
         self.train_messages = 0  # that crossed whole, both ways
         # Without windows (a real network) transfers are only points in time.
         self.arrivals: dict[str, list[tuple[float, str, float]]] = {}
@@ -230,9 +236,9 @@ class History:
     ) -> None:
         self.num_bytes += event["bytes"]
         self.train_messages += is_whole and event["type"] == "train"
-        crossed = event["crossed"]
+        way, crossed = "down" if is_down else "up", event["crossed"]
+        self.crossed[self.cluster(event) or "", way] += event["bytes"]
         if not crossed and is_whole:
-            way = "down" if is_down else "up"
             self.arrivals.setdefault(lane, []).append((event["time_s"], way, event["bytes"]))
         of_cluster = self.passes.setdefault(lane, {})
         for at, (rise_s, carried) in enumerate(crossed):

@@ -17,8 +17,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m serve
     """Run the command; return 0, or 2 if a folder is that of no run or the page cannot be written."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Show the last screen of runs again, and write their page: of one run into its folder, of "
-        f"several side by side into {SEVERAL_FILE} here. Unfinished runs show what there is.",
+        description="Show the last screen of runs again, and write their page: of one run into its "
+        f"folder, of several side by side into {SEVERAL_FILE} here. Unfinished runs show what there is.",
         epilog=f"examples:\n  {prog} runs/demo-20261122T182645Z\n  {prog} runs/* -o compared.html",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -85,9 +85,8 @@ def lead(run: RunFiles) -> str:
         parts.append(experts)
     merges = run.history.kinds["merged"]
     if merges:
-        parts.append(
-            f"{plural(merges, 'merge')} took in {plural(sum(m.num_updates for m in run.history.merges), 'update')}."
-        )
+        updates = sum(merge.num_updates for merge in run.history.merges)
+        parts.append(f"{plural(merges, 'merge')} took in {plural(updates, 'update')}.")
     found = [
         (name, losses(run, measure))
         for measure, name in (("own", "the clusters' own sub-models"), ("merged", "the merged model"))
@@ -172,7 +171,7 @@ def _sent(run: RunFiles) -> Number:
     return Number(
         what=what,
         value=times_less(whole, spent),
-        detail=f"{size_text(spent)} both ways; {size_text(whole)} had as many messages carried the whole model",
+        detail=f"{size_text(spent)} both ways; {size_text(whole)} if each message carried the whole model",
     )
 
 

@@ -1,12 +1,13 @@
 """The page of a run that goes on: kept from its events, written anew at evaluations."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from server.record.scene import Scene
-from server.report.html_page import PAGE_FILE, write_page
+from server.report.html_page import PAGE_FILE, prepare, write_page
 from server.report.run_files import read_run
 
 COST_SHARE = 0.02
@@ -28,8 +29,9 @@ class LivePage:
         known = read_run(folder)
         self._run = replace(known, scene=scene, summary=None, findings=None, missing=(), state="going")
         self._not_before_s = 0.0
+        prepare()  # so that the first page costs no more than the others
 
-    def note(self, event: dict[str, Any]) -> None:
+    def note(self, event: Mapping[str, Any]) -> None:
         """Take in one event."""
         self._run.history.note(event)
 

@@ -1,8 +1,9 @@
 """The sections of one run's page, in order."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scenario.settings.config import RunConfig, flat_config
 from server.record.run_folder import CONFIG_FILE
@@ -15,15 +16,17 @@ from server.report.screen import experts_text, percent
 
 MOST_ROWS = 60
 FILES = (
-    "config.toml", "resume.toml", "events.jsonl", "summary.json", "timings.jsonl", "scene.json", "findings.json",
-    "adapter/README.md", "merged",
+    "config.toml", "resume.toml", "events.jsonl", "summary.json", "timings.jsonl", "scene.json",
+    "findings.json", "adapter/README.md", "merged",
 )  # fmt: skip
 NONE = first_screen.NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table; the first cell of a row is its heading. ``kind`` is ``"text"`` or ``"figures"``."""
+    """A table; the first cell of a row is its heading. ``kind`` is for its
+    looks: ``"text"``, ``"figures"`` or ``"clusters"``.
+    """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -65,7 +68,10 @@ def sections_of(run: RunFiles) -> list[Section]:
     clock = "simulated" if run.settings.get("sky.simulated", True) else "real"
     gains = gains_of(run)
     flops = step_flops(run)
-    loss = curves.loss_curves(history.evaluations, run.clusters, flops, clock=clock)
+    own = first_screen.losses(run, "own") if run.summary else None
+    loss = curves.loss_curves(
+        history.evaluations, run.clusters, flops, clock=clock, own_before=own.before if own else None
+    )
     found = [
         Section(key="clusters", title="Clusters", tables=cluster_tables(run)),
         Section(
@@ -94,13 +100,20 @@ def sections_of(run: RunFiles) -> list[Section]:
         Section(
             key="words",
             title="Words",
-            lead="The most likely next words, one at a time, after beginnings that no device has seen: by each "
-            "cluster's own sub-model, or the whole model where there are none.",
-            completions=findings.completions if findings else (),
+            lead="The most likely next words, one at a time, after beginnings that no device has seen: by "
+            "each cluster's own sub-model, or the whole model where there are none.",
+            completions=[_printable(c) for c in findings.completions] if findings else (),
         ),
         repeat_section(run),
     ]
     return [section for section in found if not section.is_empty]
+
+
+def _printable(completion: Completion) -> Completion:
+    """Return a completion without the blank lines that a model may go on and on with."""
+    texts = {name: getattr(completion, name) for name in ("beginning", "original", "before", "after")}
+    short = {name: re.sub(r"\n\s*\n\s*\n+", "\n\n", text.rstrip()) for name, text in texts.items()}
+    return replace(completion, **{name: text or "(blank)" for name, text in short.items()})
 
 
 def gains_of(run: RunFiles) -> Mapping[str, float]:
@@ -135,42 +148,52 @@ def cluster_tables(run: RunFiles) -> list[Table]:
     own, merged = first_screen.losses(run, "own"), first_screen.losses(run, "merged")
     if not run.clusters:
         return []
-    domains = (
-        {c.name: c.domain for c in (run.scene or run.summary).clusters} if run.scene or run.summary else {}
-    )
+    named = run.scene or run.summary
+    domains = {cluster.name: cluster.domain for cluster in named.clusters} if named else {}
     devices = {c.name: c.num_devices for c in run.scene.clusters} if run.scene else {}
     done = {c.name: c for c in run.summary.clusters} if run.summary else {}
     assigned = run.history.assignment or {"capture": {}, "random_capture": {}}
     rows = []
     for name in run.clusters[:MOST_ROWS]:
         of_merges = sum(merge.cluster == name for merge in run.history.merges)
-        account = done.get(name)
+        layers = run.experts_per_layer(name) or (done[name].experts_per_layer if name in done else ())
         rows.append(
             [
                 name,
                 domains.get(name, NONE),
                 f"{devices[name]:,}" if name in devices else NONE,
-                experts_text(run.experts_per_layer(name) or (account.experts_per_layer if account else ())),
+                experts_text(layers) if layers else NONE,
                 *_change(own, name),
                 *_change(merged, name),
-                percent(assigned["capture"].get(name)),
-                percent(assigned["random_capture"].get(name)),
-                str(account.contacts) if account else NONE,
-                size_text(account.bytes_down) if account else NONE,
-                size_text(account.bytes_up) if account else NONE,
-                scaled(account.local_steps if account else run.history.steps[name]),
+                _share(assigned["capture"].get(name)),
+                _share(assigned["random_capture"].get(name)),
+                str(sum(traffic.is_used for traffic in run.history.passes.get(name, {}).values())),
+                size_text(run.history.crossed[name, "down"]),
+                size_text(run.history.crossed[name, "up"]),
+                scaled(run.history.steps[name]),
                 str(of_merges),
             ]
         )
     head = (
-        "cluster", "text", "devices", "experts a layer", "own loss", "change", "merged loss", "change", "capture",
-        "at random", "contacts used", "down", "up", "device steps", "merges",
+        "cluster", "text", "devices", "experts a layer", "own loss", "change", "merged loss", "change",
+        "capture", "at random", "contacts used", "down", "up", "device steps", "merges",
     )  # fmt: skip
     left = len(run.clusters) - len(rows)
     note = (
         "Loss: held-out, after the run, nats a token. Capture: share of the cluster's routing on its experts."
     )
-    return [Table(head=head, rows=rows, note=note + (f" {left} more clusters are left out." if left else ""))]
+    return [
+        Table(
+            head=head,
+            rows=rows,
+            note=note + (f" {left} more clusters are left out." if left else ""),
+            kind="clusters",
+        )
+    ]
+
+
+def _share(share: float | None) -> str:
+    return NONE if share is None else percent(share).replace("%", " %")
 
 
 def _change(pair: first_screen.Losses | None, name: str) -> tuple[str, str]:

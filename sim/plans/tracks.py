@@ -1,7 +1,7 @@
 """Ground tracks of the satellites that serve a plan, for people to look at."""
 
 import datetime as dt
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,13 +46,13 @@ def ground_tracks(plan: ContactPlan, satellites: Sequence[Satellite], start: dt.
 
     At most 24 satellites, 60,000 points and 12.5 days; what is left out can be told from the result.
     """
-    served_s = Counter[str]()
+    served_s: dict[str, float] = defaultdict(float)
     for contacts in plan.contacts.values():
         for contact in contacts:
             for name in contact.satellites:
                 served_s[name] += contact.set_s - contact.rise_s
     step_s = min(max(plan.horizon_s / _MOST_SAMPLES, _SHORTEST_STEP_S), _LONGEST_STEP_S)
-    time_s = np.arange(min(int(plan.horizon_s // step_s) + 2, _MOST_SAMPLES)) * step_s
+    time_s = np.arange(min(int(plan.horizon_s // step_s) + 2, _MOST_SAMPLES), dtype=np.float64) * step_s
     most = max(1, min(_MOST_SATELLITES, _MOST_POINTS // len(time_s)))
     shown = sorted(satellites, key=lambda satellite: -served_s[satellite.name])[:most]
     states = propagate(shown, start, time_s)

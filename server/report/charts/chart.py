@@ -61,7 +61,7 @@ def layout(**more: Any) -> dict[str, Any]:
     """Return a layout with the shared margins and legend, and ``more``."""
     return {
         "margin": {"l": 56, "r": 12, "t": 12, "b": 44},
-        "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         "hovermode": "closest",
         "showlegend": True,
         **more,
@@ -70,7 +70,7 @@ def layout(**more: Any) -> dict[str, Any]:
 
 def axis(title: str, **more: Any) -> dict[str, Any]:
     """Return an axis with a title."""
-    return {"title": {"text": title}, "automargin": True, **more}
+    return {"title": {"text": title, "standoff": 8}, "automargin": True, **more}
 
 
 def size_text(num_bytes: float) -> str:

@@ -1,6 +1,7 @@
 """Held-out loss against time, bytes, device steps and FLOPs; training loss of every merge."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from server.record.history import Evaluation, Merge
@@ -27,9 +28,23 @@ def spent(points: Sequence[Evaluation], flops: Flops, clock: str) -> dict[str, t
 
 
 def loss_curves(
-    points: Sequence[Evaluation], clusters: Sequence[str], flops: Flops, *, clock: str
+    points: Sequence[Evaluation],
+    clusters: Sequence[str],
+    flops: Flops,
+    *,
+    clock: str,
+    own_before: Mapping[str, float] | None = None,
 ) -> list[Chart]:
-    """Return one chart of each measure: the own sub-models' losses and the merged model's."""
+    """Return one chart of each measure: the own sub-models' losses and the merged model's.
+
+    Parameters
+    ----------
+    own_before : Mapping[str, float] or None
+        Losses of the own sub-models before tuning: there are none at the first evaluation, because nobody
+        has experts yet, but they are measured when a run ends.
+    """
+    if own_before and points:
+        points = [replace(points[0], own=own_before), *points[1:]]
     charts = []
     for key, title, note, get in (
         (
@@ -132,8 +147,8 @@ def train_losses(merges: Sequence[Merge], clusters: Sequence[str]) -> list[Chart
                 "customdata": [[merge.number, merge.num_updates] for merge in own],
                 "line": {"color": colour, "width": 1.5, "dash": dash},
                 "marker": {"size": 5, "color": colour},
-                "hovertemplate": f"{name}: %{{y:.3f}}<br>merge %{{customdata[0]}} of %{{customdata[1]}} updates"
-                "<extra></extra>",
+                "hovertemplate": f"{name}: %{{y:.3f}}<br>merge %{{customdata[0]}} of "
+                "%{customdata[1]} updates<extra></extra>",
             }
         )
     left = len(clusters) - len(shown)

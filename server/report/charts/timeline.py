@@ -62,13 +62,13 @@ def timeline(scene: Scene | None, history: History, clusters: Sequence[str], end
     return [
         Chart(
             key="timeline",
-            title="Timeline",
+            title="Contacts, training, bytes and merges",
             figure={
                 "data": data,
                 "layout": layout(
                     barmode="overlay",
                     bargap=0,
-                    xaxis={"type": "date", "range": [clock.at(0.0), clock.at(end_s)]},
+                    xaxis={"type": "date", "range": [clock.at(-0.01 * end_s), clock.at(1.01 * end_s)]},
                     yaxis={
                         "tickvals": list(range(len(shown))),
                         "ticktext": [lanes[lane][0] for lane in shown],

@@ -5,7 +5,7 @@ from typing import Any
 
 from server.record.history import History
 from server.record.scene import Scene
-from server.report.charts.chart import DOWN, MERGE, UP, Chart, axis, layout, size_text
+from server.report.charts.chart import DOWN, MERGE, UP, Chart, Figure, axis, layout, size_text
 from server.report.charts.timeline import share_text
 
 MOST_POINTS = 4_000
@@ -72,69 +72,77 @@ def windows(scene: Scene | None, history: History) -> list[Chart]:
     """Return bytes against window capacity, one point a pass and way."""
     if scene is None:
         return []
-    data, left_out, empty, total = [], 0, 0, 0
+    data: list[Figure] = []
+    ends: list[float] = []
+    left_out = empty = 0
     for way, colour, symbol in (("down", DOWN, "circle"), ("up", UP, "diamond")):
-        points = []
-        for cluster in scene.clusters:
-            traffic = history.passes.get(cluster.name, {})
-            for contact in cluster.passes:
-                crossed = traffic.get(contact.rise_s)
-                carried = getattr(crossed, way).num_bytes if crossed else 0.0
-                capacity = contact.down_bytes if way == "down" else contact.up_bytes
-                if contact.rise_s > history.last_s:
-                    continue
-                total += 1
-                if carried > 0 and capacity > 0:
-                    points.append((capacity, carried, cluster.name))
-                else:
-                    empty += 1
-        left_out += max(0, len(points) - MOST_POINTS)
-        points = points[:: max(1, -(-len(points) // MOST_POINTS))]
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": way,
-                "x": [round(capacity) for capacity, _, _ in points],
-                "y": [round(carried) for _, carried, _ in points],
-                "marker": {"color": colour, "symbol": symbol, "size": 8, "opacity": 0.75},
-                "hovertext": [
-                    f"{name} {way}: {size_text(carried)} of {size_text(capacity)} ({share_text(carried / capacity)})"
-                    for capacity, carried, name in points
-                ],
-                "hoverinfo": "text",
-            }
-        )
-    values = [value for trace in data for key in ("x", "y") for value in trace[key]]
-    if not values:
+        points, num_empty = _points(scene, history, way)
+        shown = points[:: max(1, -(-len(points) // MOST_POINTS))]
+        left_out, empty = left_out + len(points) - len(shown), empty + num_empty
+        ends += [value for capacity, carried, _ in shown for value in (capacity, carried)]
+        data.append(_trace(shown, way, colour, symbol))
+    if not ends:
         return []
-    ends = [min(values) / 2, max(values) * 2]
-    full = {
-        "type": "scatter",
-        "mode": "lines",
-        "name": "a full window",
-        "x": ends,
-        "y": ends,
-        "line": {"color": "grey", "dash": "dash", "width": 1.5},
-        "hoverinfo": "skip",
-    }
-    logarithmic = {"type": "log", "exponentformat": "SI", "dtick": 1, "minexponent": 3}
+    diagonal = [min(ends) / 2, max(ends) * 2]
+    data.append(
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "a full window",
+            "x": diagonal,
+            "y": diagonal,
+            "line": {"color": "grey", "dash": "dash", "width": 1.5},
+            "hoverinfo": "skip",
+        }
+    )
+    logarithmic = {"type": "log", "exponentformat": "SI", "dtick": 1, "minexponent": 3, "ticksuffix": "B"}
     note = "One point a pass: the nearer to the dashed line, the fuller its window."
     if empty:
-        note += f" {empty} of {total} windows carried nothing and are not drawn."
+        note += f" {empty} windows carried nothing and are not drawn."
     if left_out:
         note += f" Thinned: {left_out} points are left out."
-    return [
-        Chart(
-            key="windows",
-            title="Bytes against window capacity",
-            figure={
-                "data": [*data, full],
-                "layout": layout(
-                    xaxis=axis("bytes that the window carries", **logarithmic),
-                    yaxis=axis("bytes that crossed", **logarithmic),
-                ),
-            },
-            note=note,
-        )
-    ]
+    axes = {
+        "xaxis": axis("bytes that the window carries", **logarithmic),
+        "yaxis": axis("bytes that crossed", **logarithmic),
+    }
+    figure = {"data": data, "layout": layout(**axes)}
+    return [Chart(key="windows", title="Bytes against window capacity", figure=figure, note=note)]
+
+
+Point = tuple[float, float, str]
+"""Capacity and bytes that crossed, and the cluster."""
+
+
+def _points(scene: Scene, history: History, way: str) -> tuple[list[Point], int]:
+    """Return a point for each window that carried something one way, and how many carried nothing."""
+    points: list[Point] = []
+    empty = 0
+    for cluster in scene.clusters:
+        traffic = history.passes.get(cluster.name, {})
+        for contact in cluster.passes:
+            if contact.rise_s > history.last_s:
+                continue
+            crossed = traffic.get(contact.rise_s)
+            carried = getattr(crossed, way).num_bytes if crossed else 0.0
+            capacity = contact.down_bytes if way == "down" else contact.up_bytes
+            if carried > 0 and capacity > 0:
+                points.append((capacity, carried, cluster.name))
+            else:
+                empty += 1
+    return points, empty
+
+
+def _trace(points: list[Point], way: str, colour: str, symbol: str) -> Figure:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": way,
+        "x": [round(capacity) for capacity, _, _ in points],
+        "y": [round(carried) for _, carried, _ in points],
+        "marker": {"color": colour, "symbol": symbol, "size": 8, "opacity": 0.75},
+        "hovertext": [
+            f"{name} {way}: {size_text(carried)} of {size_text(capacity)} ({share_text(carried / capacity)})"
+            for capacity, carried, name in points
+        ],
+        "hoverinfo": "text",
+    }

@@ -48,7 +48,7 @@ def world_charts(scene: Scene, history: History, gains: Mapping[str, float], end
         )
         for key, title, projection, height_px in (
             ("globe", "Globe", "orthographic", 460),
-            ("map", "Map", "equirectangular", 460),
+            ("map", "Map", "equirectangular", 370),
         )
     ]
 
@@ -69,7 +69,7 @@ def _figure(scene: Scene, gains: Mapping[str, float], projection: str) -> dict[s
         marker |= {
             "colorscale": SEQUENTIAL,
             "cmin": min(0.0, *numbers),
-            "cmax": max(numbers + [1e-3]),
+            "cmax": max(*numbers, 1e-3),
             "showscale": not is_globe,
             "colorbar": {
                 "title": {"text": "fall of loss, nats", "side": "top"},
