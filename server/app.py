@@ -27,6 +27,7 @@ from server.record.run_folder import RESUME_FILE, name_run_folder
 from server.record.run_log import EVENTS_FILE, RunLog
 from server.record.scene import write_findings, write_scene
 from server.record.state import STATE_FILE
+from server.record.trackers import tracker_names
 from server.report.ledger import Ledger
 from server.report.live import LivePage, final_page
 from server.report.screen import render_summary
@@ -66,6 +67,7 @@ def run(grid: Grid, config: RunConfig) -> Path:
     # One thread, as on the devices: the same numbers on any number of cores, and no two pools of
     # threads that wait for each other on a machine that also runs the workers.
     torch.set_num_threads(1)
+    tracker_names(config.report.trackers)  # refused now, not after the models are made
     saved = Saved.read(Path(config.run.resume)) if config.run.resume else None
     job = prepare(config, say=_say)
     if saved is not None:

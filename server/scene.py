@@ -41,6 +41,7 @@ def _cluster(job: Job, name: str, domain: str) -> ClusterScene:
         # On a real network node ids are Flower's, known when they report.
         first_node=nodes[0].node_id if job.plan and nodes else 0,
         node_devices=tuple(len(node.device_ids) for node in nodes) if job.plan else (),
+        node_step_s=tuple(node.step_time_s for node in nodes) if job.plan else (),
         passes=tuple(_pass(contact) for contact in job.plan.contacts[name]) if job.plan else (),
     )
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 
 # A step that turns so far in longitude passes beside a pole: on a flat map it would be a line along the edge.
-_POLE_TURN_DEG = 60.0
+_POLE_TURN_DEG = 30.0
 
 
 def coastlines() -> list[FloatArray]:

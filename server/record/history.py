@@ -4,6 +4,7 @@ A week of 10,000 devices is a million events; what a page draws of them is taken
 """
 
 import json
+import math
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -86,14 +87,23 @@ class History:
         Cluster of every node that is known beforehand; ``profiled`` events tell of the others.
     devices_of : Mapping[int, int]
         Devices of those nodes; one where nobody says.
+    step_s_of : Mapping[int, float] or None
+        Seconds of one local step on each node: a node whose work ends after the last contact is never
+        heard of again, though it works no longer than its steps take.
     by_node : bool
         Whether traffic and training are kept by node, not by cluster: on a real network each has its own
         link, and they are few.
     """
 
     def __init__(
-        self, cluster_of: Mapping[int, str], devices_of: Mapping[int, int], *, by_node: bool = False
+        self,
+        cluster_of: Mapping[int, str],
+        devices_of: Mapping[int, int],
+        *,
+        step_s_of: Mapping[int, float] | None = None,
+        by_node: bool = False,
     ) -> None:
+        self._step_s_of = step_s_of or {}
         self._by_node = by_node
         self.cluster_of, self.devices_of = dict(cluster_of), dict(devices_of)
         self.device_names: dict[int, str] = {}
@@ -113,7 +123,7 @@ class History:
         self.train_messages = 0  # that crossed whole, both ways
         # Without windows (a real network) transfers are only points in time.
         self.arrivals: dict[str, list[tuple[float, str, float]]] = {}
-        self._began: dict[str, tuple[str, float, int]] = {}
+        self._began: dict[str, tuple[str, float, float, int]] = {}
         self._trained_s: dict[str, float] = {}
         self._last_arrival_s: dict[int, float] = {}
         self._free_s: dict[str, float] = {}
@@ -161,7 +171,9 @@ class History:
         self._transfer(lane, event, from_s, is_down=True)
         if event["type"] == "train":
             devices = self.devices_of.get(event["node"], 1)
-            self._began[event["message"]] = (lane, event["time_s"], devices)
+            step_s = self._step_s_of.get(event["node"], math.inf)
+            until_s = event["time_s"] + step_s * (event.get("steps") or 1)
+            self._began[event["message"]] = (lane, event["time_s"], until_s, devices)
 
     def _note_trained(self, event: Mapping[str, Any]) -> None:
         self._trained_s[event["message"]] = event["time_s"]
@@ -226,10 +238,12 @@ class History:
 
     def _worked(self, event: Mapping[str, Any]) -> None:
         if (work := self._began.pop(event["message"], None)) is not None:
-            lane, began_s, devices = work
+            lane, began_s, until_s, devices = work
+            if event["event"] in ("trained", "arrived"):
+                until_s = event["time_s"]
             begins, ends = self.training.setdefault(lane, (array("d"), array("d")))
             begins.extend([began_s] * devices)
-            ends.extend([event["time_s"]] * devices)
+            ends.extend([min(until_s, event["time_s"])] * devices)
 
     def _transfer(
         self, lane: str, event: Mapping[str, Any], from_s: float, *, is_down: bool, is_whole: bool = True
@@ -259,9 +273,11 @@ class History:
         changes = Counter[float](begins)
         for time_s in ends:
             changes[min(time_s, until_s)] -= 1
-        for its_lane, began_s, devices in self._began.values():
+        for its_lane, began_s, ends_s, devices in self._began.values():
             if its_lane == lane:
                 changes[began_s] += devices
+                if ends_s <= until_s:
+                    changes[ends_s] -= devices
         steps, count = [], 0
         for time_s in sorted(changes):
             count += changes[time_s]

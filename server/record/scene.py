@@ -54,6 +54,8 @@ class ClusterScene:
         Node id of its first node; the others follow. 0 where nodes are only known when they report.
     node_devices : tuple[int, ...]
         Devices of each node.
+    node_step_s : tuple[float, ...]
+        Seconds of one local step on each node.
     passes : tuple[Pass, ...]
         In order of time; empty where no sky is simulated.
     """
@@ -65,6 +67,7 @@ class ClusterScene:
     num_devices: int
     first_node: int = 0
     node_devices: tuple[int, ...] = ()
+    node_step_s: tuple[float, ...] = ()
     passes: tuple[Pass, ...] = ()
 
 

@@ -27,7 +27,7 @@ def tracker_names(setting: str) -> tuple[str, ...]:
     if missing:
         packages = " ".join(missing)
         raise ValueError(
-            f"report.trackers asks for {' and '.join(missing)}, and there is no such package here; install it "
+            f"report.trackers asks for {' and '.join(missing)}, and there is no such package here; install "
             f"with: .venv/bin/python -m pip install {packages} (or leave report.trackers empty)"
         )
     return names

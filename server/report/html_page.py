@@ -94,7 +94,7 @@ def _comparison_of(runs: Sequence[RunFiles]) -> _Page:
 
 def _render(page: _Page) -> str:
     charts = {
-        chart.key: {"figure": chart.figure, "kind": chart.kind, "choices": chart.choices}
+        chart.key: {"figure": chart.figure, "kind": chart.kind, "choices": chart.choices, "more": chart.more}
         for section in page.sections
         for chart in section.charts
     }

@@ -97,11 +97,15 @@ def history_for(scene: Scene | None) -> History:
     """Return an empty history that knows the nodes of a scene."""
     cluster_of: dict[int, str] = {}
     devices_of: dict[int, int] = {}
+    step_s_of: dict[int, float] = {}
     for cluster in scene.clusters if scene else ():
         for at, devices in enumerate(cluster.node_devices if cluster.first_node else ()):
             cluster_of[cluster.first_node + at] = cluster.name
             devices_of[cluster.first_node + at] = devices
-    return History(cluster_of, devices_of, by_node=scene is not None and not scene.is_simulated)
+        for at, step_s in enumerate(cluster.node_step_s):
+            step_s_of[cluster.first_node + at] = step_s
+    by_node = scene is not None and not scene.is_simulated
+    return History(cluster_of, devices_of, step_s_of=step_s_of, by_node=by_node)
 
 
 @dataclass(slots=True)

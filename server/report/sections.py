@@ -14,7 +14,7 @@ from server.report.charts.chart import Chart, scaled, size_text
 from server.report.run_files import RunFiles
 from server.report.screen import experts_text, percent
 
-MOST_ROWS = 60
+MOST_ROWS = 40
 FILES = (
     "config.toml", "resume.toml", "events.jsonl", "summary.json", "timings.jsonl", "scene.json",
     "findings.json", "adapter/README.md", "merged",
@@ -24,9 +24,7 @@ NONE = first_screen.NONE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table; the first cell of a row is its heading. ``kind`` is for its
-    looks: ``"text"``, ``"figures"`` or ``"clusters"``.
-    """
+    """A table; the first cell of a row is its heading, ``kind`` names its looks."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]

@@ -154,8 +154,10 @@ def _curves(runs: Sequence[RunFiles], names: Sequence[str], measure: str, title:
                 "layout": layout(xaxis=axis(spent[0]["time"][0]), yaxis=axis("loss, nats a token")),
             },
             choices={
-                label: {"axis": spent[0][label][0], "x": [axes[label][1] for axes in spent]}
-                for label in shared
+                "against": {
+                    label: {"axis": spent[0][label][0], "x": [axes[label][1] for axes in spent]}
+                    for label in shared
+                }
             },
         )
     ]

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -42,6 +43,7 @@ class Browser:
         self.errors: list[str] = []
         self.requests: list[str] = []
         self._number = 0
+        self._stack = ExitStack()
         self._socket = self._connect()
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
@@ -65,7 +67,8 @@ class Browser:
             while "result" not in (answer := json.loads(browser.recv(timeout=30))):
                 continue
         target = next(t for t in answer["result"]["targetInfos"] if t["type"] == "page")
-        return connect(f"ws://127.0.0.1:{port}/devtools/page/{target['targetId']}", max_size=None)
+        page = f"ws://127.0.0.1:{port}/devtools/page/{target['targetId']}"
+        return self._stack.enter_context(connect(page, max_size=None))
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Call a method of the protocol and return its result; what the page says meanwhile is kept."""
@@ -81,7 +84,9 @@ class Browser:
     def _note(self, message: dict[str, Any]) -> None:
         method, parameters = message.get("method"), message.get("params", {})
         if method == "Network.requestWillBeSent":
-            self.requests.append(parameters["request"]["url"])
+            # What an image carries in its own address comes from no network.
+            if not parameters["request"]["url"].startswith("data:"):
+                self.requests.append(parameters["request"]["url"])
         elif method == "Runtime.exceptionThrown":
             details = parameters["exceptionDetails"]
             self.errors.append(str(details.get("exception", {}).get("description", details["text"])))
@@ -127,7 +132,7 @@ class Browser:
 
     def close(self) -> None:
         """End the browser and remove its profile."""
-        self._socket.close()
+        self._stack.close()
         self._process.terminate()
         self._process.wait(timeout=30)
         shutil.rmtree(self._profile, ignore_errors=True)

@@ -44,6 +44,7 @@ def cluster(name: str, longitude_deg: float, first_node: int, rises_s: tuple[flo
         num_devices=3,
         first_node=first_node,
         node_devices=(2, 1),
+        node_step_s=(120.0, 120.0),
         passes=passes,
     )
 
@@ -100,7 +101,10 @@ EVENTS: list[dict[str, Any]] = [
     message("delivered", 110.0, 1, "q1", bytes=30, crossed=[[100.0, 30]], steps=1),
     message("trained", 120.0, 1, "q1", bytes=700, steps=1),
     message("arrived", 130.0, 1, "q1", bytes=700, crossed=[[100.0, 700]], steps=1),
-    {"event": "profiled", "time_s": 130.0, "node": 1, "cluster": "east", "devices": [0, 1], "num_examples": 20},
+    {
+        "event": "profiled", "time_s": 130.0, "node": 1, "cluster": "east", "devices": [0, 1],
+        "num_examples": 20,
+    },
     {
         "event": "assigned", "time_s": 140.0, "experts": {"east": ["0.0", "2.0"], "west": ["0.2", "2.2"]},
         "groups": [["east"], ["west"]], "capture": {"east": 0.4, "west": 0.2},
@@ -150,9 +154,12 @@ SUMMARY = RunSummary(
 )
 
 
-def make_run(folder: Path, *, has_ended: bool = True, **settings: Any) -> Path:
+Settings = dict[str, bool | int | float | str]
+
+
+def make_run(folder: Path, *, has_ended: bool = True, settings: Settings | None = None) -> Path:
     """Write the run into a folder and return it."""
-    create_run_folder(folder, read_config(settings))
+    create_run_folder(folder, read_config(settings or {}))
     write_scene(folder, SCENE)
     lines = [json.dumps(event, sort_keys=True) + "\n" for event in EVENTS]
     (folder / "events.jsonl").write_text("".join(lines))

@@ -32,8 +32,8 @@ def test_bytes_add_up_by_cluster_and_way() -> None:
 
 
 def test_devices_train_from_delivery_until_their_work_ends() -> None:
-    # Node 1 has two devices; the second training is still under way when the horizon comes.
-    assert history().training_now("east", 7200.0) == [(200.0, 2), (800.0, 0), (3200.0, 2), (7200.0, 0)]
+    # Node 1 has two devices. Nothing is heard of its second training, five steps of 120 s.
+    assert history().training_now("east", 7200.0) == [(200.0, 2), (800.0, 0), (3200.0, 2), (3800.0, 0)]
 
 
 def test_work_that_goes_on_shows_while_it_goes_on() -> None:

@@ -68,8 +68,8 @@ def test_every_chart_is_there_and_plotly_takes_it(run: Path) -> None:
     page = page_of(run)
     charts = charts_of(page)
     assert set(charts) == {
-        "globe", "map", "timeline", "loss-own", "loss-merged", "train-loss", "staleness", "discount", "windows",
-        "capture", "moved", "relevance-0", "relevance-2",
+        "globe", "map", "timeline", "loss-own", "loss-merged", "train-loss", "staleness", "discount",
+        "windows", "capture", "moved", "relevance-0", "relevance-2",
     }  # fmt: skip
     for chart in charts.values():
         go.Figure(_without_roles(chart["figure"]))
@@ -100,12 +100,14 @@ def test_names_from_data_are_text_not_markup(run: Path) -> None:
 
 
 def test_own_losses_begin_where_the_run_began(run: Path) -> None:
-    line = charts_of(page_of(run))["loss-own"]["figure"]["data"][0]
-    assert (line["x"], line["y"]) == ([0.0, 3400 / 3600], [4.5, 3.25])
+    chart = charts_of(page_of(run))["loss-own"]
+    line = chart["figure"]["data"][0]
+    assert (line["x"], line["y"]) == ([0.0, 3400 / 3600], [0.0, -1.25])
+    assert chart["choices"]["show"]["loss"]["y"][0] == [4.5, 3.25]
 
 
 def test_curves_are_drawn_against_what_was_spent(run: Path) -> None:
-    choices = charts_of(page_of(run))["loss-merged"]["choices"]
+    choices = charts_of(page_of(run))["loss-merged"]["choices"]["against"]
     assert choices["bytes"]["x"][0] == [0.0, 8730.0]
     assert choices["device steps"]["x"][0] == [0.0, 10.0]
     # 10 tokens * 4 * (2000 shared + 1 expert of 1000 in each of 2 layers) a step
@@ -113,7 +115,7 @@ def test_curves_are_drawn_against_what_was_spent(run: Path) -> None:
 
 
 def test_the_timeline_says_what_filled_a_pass_and_what_did_not_fit(run: Path) -> None:
-    passes = charts_of(page_of(run))["timeline"]["choices"]["passes"]
+    passes = charts_of(page_of(run))["timeline"]["more"]["passes"]
     lane, start, end, words = passes[0]
     assert (lane, start, end) == ("east", "2026-01-01T00:01:40.0", "2026-01-01T00:11:40.0")
     assert "up: 4.70 kB of 5.00 kB that the window carries (94.0 %), 1 messages; 1 did not fit" in words
@@ -161,7 +163,7 @@ def test_a_page_of_what_there_is_says_what_is_missing(
 def test_runs_side_by_side_show_what_differs(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = make_run(tmp_path / "other", **{"seed": 7, "train.max-steps": 3})
+    other = make_run(tmp_path / "other", settings={"seed": 7, "train.max-steps": 3})
     monkeypatch.chdir(tmp_path)
     assert main([str(run), str(other)]) == 0
     page = (tmp_path / "runs.html").read_text()
@@ -213,5 +215,5 @@ def test_a_long_log_makes_no_long_page(run: Path) -> None:
     with (run / "events.jsonl").open("a") as log:
         log.writelines(json.dumps(event) + "\n" for event in many_events())
     found = charts_of(page_of(run))
-    assert len(found["globe"]["choices"]["clusters"][0]["training"]) <= 801
+    assert len(found["globe"]["more"]["clusters"][0]["training"]) <= 801
     assert len(page_of(run)) < 3 * MEGABYTE

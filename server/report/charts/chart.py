@@ -36,10 +36,13 @@ class Chart:
         On a wide screen.
     is_wide : bool
         Whether it takes the whole width.
-    choices : Mapping[str, Any]
-        Label -> changes that a button makes: ``{"x": [...], "axis": title}``.
+    choices : Mapping[str, Mapping[str, Any]]
+        Rows of buttons: what they ask -> label -> values of every trace and title of the axis, ``{"x" or
+        "y": [...], "axis": title}``. The first of a row is what the figure shows.
     kind : str
         Which part of the page's script cares for it; empty for a plain chart.
+    more : Mapping[str, Any]
+        What that part needs.
     """
 
     key: str
@@ -48,8 +51,9 @@ class Chart:
     note: str = ""
     height_px: int = 380
     is_wide: bool = False
-    choices: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     kind: str = ""
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 def style(number: int) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """Held-out loss against time, bytes, device steps and FLOPs; training loss of every merge."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -63,24 +63,47 @@ def loss_curves(
         measured = [point for point in points if get(point)]
         if not measured:
             continue
-        axes = spent(measured, flops, clock)
-        lines, left_out = _lines(measured, clusters, get)
         charts.append(
-            Chart(
-                key=f"loss-{key}",
-                title=title,
-                figure={
-                    "data": [line | {"x": axes["time"][1]} for line in lines],
-                    "layout": layout(xaxis=axis(axes["time"][0]), yaxis=axis("loss, nats a token")),
-                },
-                note=f"{note} {left_out}".strip(),
-                choices={
-                    label: {"axis": text, "x": [values] * len(lines)}
-                    for label, (text, values) in axes.items()
-                },
+            _loss_chart(
+                f"loss-{key}", title, note, measured, [get(p) for p in measured], clusters, flops, clock
             )
         )
     return charts
+
+
+def _loss_chart(
+    key: str,
+    title: str,
+    note: str,
+    points: Sequence[Evaluation],
+    losses: Sequence[Mapping[str, float]],
+    clusters: Sequence[str],
+    flops: Flops,
+    clock: str,
+) -> Chart:
+    # Clusters differ more from each other than a run changes them: the change is shown first.
+    changes = [{name: loss - losses[0].get(name, loss) for name, loss in at.items()} for at in losses]
+    lines, left_out = _lines(changes, clusters)
+    shown = {
+        "change": ("change of loss, nats a token", [line["y"] for line in lines]),
+        "loss": ("loss, nats a token", [line["y"] for line in _lines(losses, clusters)[0]]),
+    }
+    axes = spent(points, flops, clock)
+    return Chart(
+        key=key,
+        title=title,
+        figure={
+            "data": [line | {"x": axes["time"][1]} for line in lines],
+            "layout": layout(xaxis=axis(axes["time"][0]), yaxis=axis(shown["change"][0])),
+        },
+        note=f"{note} {left_out}".strip(),
+        choices={
+            "show": {label: {"axis": text, "y": values} for label, (text, values) in shown.items()},
+            "against": {
+                label: {"axis": text, "x": [values] * len(lines)} for label, (text, values) in axes.items()
+            },
+        },
+    )
 
 
 def _own(point: Evaluation) -> Mapping[str, float]:
@@ -97,20 +120,20 @@ def mean_of(losses: Mapping[str, float]) -> float:
 
 
 def _lines(
-    points: Sequence[Evaluation], clusters: Sequence[str], get: Callable[[Evaluation], Mapping[str, float]]
+    values: Sequence[Mapping[str, float]], clusters: Sequence[str]
 ) -> tuple[list[dict[str, Any]], str]:
-    mean = _line("mean", [mean_of(get(point)) for point in points], width=4, colour="text", dash="solid")
+    mean = _line("mean", [mean_of(at) for at in values], width=4, colour="text", dash="solid")
     if len(clusters) <= MOST_LINES:
         own = [
-            _line(name, [get(point).get(name) for point in points], width=1.8, colour=colour, dash=dash)
+            _line(name, [at.get(name) for at in values], width=1.8, colour=colour, dash=dash)
             for name, (colour, dash) in zip(clusters, map(style, range(len(clusters))), strict=True)
         ]
         return [*own, mean], ""
-    ordered = [sorted(get(point).values()) for point in points]
+    ordered = [sorted(at.values()) for at in values]
     lines = []
     for label, share in (("lowest", 0.0), ("a tenth below", 0.1), ("a tenth above", 0.9), ("highest", 1.0)):
-        values = [losses[round(share * (len(losses) - 1))] for losses in ordered]
-        lines.append(_line(label, values, width=1.2, colour="grey", dash="dot" if 0 < share < 1 else "dash"))
+        ranked = [of_all[round(share * (len(of_all) - 1))] for of_all in ordered]
+        lines.append(_line(label, ranked, width=1.2, colour="grey", dash="dot" if 0 < share < 1 else "dash"))
     return [*lines, mean], f"{len(clusters)} clusters: their mean and range are drawn, not each line."
 
 

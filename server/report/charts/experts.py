@@ -8,6 +8,7 @@ from server.report.charts.chart import COLOURS, SEQUENTIAL, Chart, axis, layout,
 
 MOST_LAYERS = 8
 MOST_CELLS = 40_000
+MANY_ROWS = 24
 
 
 def relevance(
@@ -17,12 +18,13 @@ def relevance(
     known = [name for name in clusters if name in findings.relevance]
     if not known:
         return []
-    layers = _chosen(len(model.layers))
+    layers = _chosen(len(model.layers), MOST_LAYERS if len(known) <= MANY_ROWS else MOST_LAYERS // 2)
     cells = sum(model.num_experts[at] for at in layers) * len(known)
     if cells > MOST_CELLS:
         known = known[: max(1, MOST_CELLS * len(known) // cells)]
     taken = assignment["experts"] if assignment else {}
     charts = []
+    mark_px = 13 if len(known) <= MANY_ROWS and max(model.num_experts) <= 16 else 7
     for at in layers:
         layer, count = model.layers[at], model.num_experts[at]
         own = [
@@ -38,7 +40,10 @@ def relevance(
             "y": known,
             "colorscale": SEQUENTIAL,
             "zmin": 0,
-            "colorbar": {"title": {"text": "% of routing", "side": "right"}, "thickness": 10},
+            "colorbar": {
+                "title": {"text": "% of routing", "side": "right", "font": {"size": 12}},
+                "thickness": 10,
+            },
             "hovertemplate": "%{y}, expert %{x}: %{z:.1f} %<extra></extra>",
             "xgap": 1,
             "ygap": 1,
@@ -49,7 +54,12 @@ def relevance(
             "name": "assigned",
             "x": [expert for expert, _ in own],
             "y": [known[row] for _, row in own],
-            "marker": {"symbol": "square-open", "size": 13, "color": "#D55E00", "line": {"width": 3}},
+            "marker": {
+                "symbol": "square-open",
+                "size": mark_px,
+                "color": "#D55E00",
+                "line": {"width": 3 if mark_px > 9 else 1.5},
+            },
             "hoverinfo": "skip",
         }
         charts.append(
@@ -76,17 +86,17 @@ def relevance(
                     if len(layers) < len(model.layers)
                     else ""
                 ),
-                height_px=120 + 30 * len(known),
+                height_px=120 + min(30 * len(known), 12 * max(len(known), 2 * MANY_ROWS)),
             )
         )
     return charts
 
 
-def _chosen(count: int) -> list[int]:
+def _chosen(count: int, most: int) -> list[int]:
     """Return the layers that are drawn: all, or evenly spread ones with the first and the last."""
-    if count <= MOST_LAYERS:
+    if count <= most:
         return list(range(count))
-    return sorted({round(at * (count - 1) / (MOST_LAYERS - 1)) for at in range(MOST_LAYERS)})
+    return sorted({round(at * (count - 1) / (most - 1)) for at in range(most)})
 
 
 def capture(assignment: Mapping[str, Any] | None, clusters: Sequence[str]) -> list[Chart]:
@@ -112,6 +122,8 @@ def capture(assignment: Mapping[str, Any] | None, clusters: Sequence[str]) -> li
         Chart(
             key="capture",
             title="Routing that the assigned experts capture",
+            is_wide=True,
+            height_px=320,
             figure={
                 "data": data,
                 "layout": layout(
@@ -141,7 +153,10 @@ def moved(findings: Findings, model: ModelScene) -> list[Chart]:
                         "y": [str(layer) for layer in model.layers],
                         "colorscale": SEQUENTIAL,
                         "zmin": 0,
-                        "colorbar": {"title": {"text": "norm", "side": "right"}, "thickness": 10},
+                        "colorbar": {
+                            "title": {"text": "norm", "side": "right", "font": {"size": 12}},
+                            "thickness": 10,
+                        },
                         "hovertemplate": "layer %{y}, expert %{x}: %{z:.3g}<extra></extra>",
                         "xgap": 1,
                         "ygap": 1,

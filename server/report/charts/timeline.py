@@ -87,7 +87,7 @@ def timeline(scene: Scene | None, history: History, clusters: Sequence[str], end
             height_px=150 + 62 * len(shown),
             is_wide=True,
             kind="timeline",
-            choices={"passes": bars.passes(shown, lanes)},
+            more={"passes": bars.passes(shown, lanes)},
         )
     ]
 
@@ -247,7 +247,12 @@ def _merge_trace(merges: Sequence[Merge], rows: Mapping[str, list[int]], clock: 
         "name": "merge",
         "x": [clock.at(merge.time_s) for merge, _ in points],
         "y": [row for _, row in points],
-        "marker": {"symbol": "diamond", "size": 11, "color": MERGE, "line": {"width": 1, "color": "text"}},
+        "marker": {
+            "symbol": "diamond",
+            "size": 11 if len(points) < 200 else 6,
+            "color": MERGE,
+            "line": {"width": 1, "color": "text"},
+        },
         "hovertext": [
             f"merge {merge.number}: {merge.num_updates} updates, training loss {merge.train_loss:.3f}, "
             f"staleness {merge.mean_staleness:.1f}"

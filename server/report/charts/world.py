@@ -44,7 +44,7 @@ def world_charts(scene: Scene, history: History, gains: Mapping[str, float], end
             note=" ".join(notes) if key == "map" else "Drag to turn it.",
             height_px=height_px,
             kind="world",
-            choices=moving if key == "globe" else {},
+            more=moving if key == "globe" else {},
         )
         for key, title, projection, height_px in (
             ("globe", "Globe", "orthographic", 460),
@@ -55,11 +55,14 @@ def world_charts(scene: Scene, history: History, gains: Mapping[str, float], end
 
 def _figure(scene: Scene, gains: Mapping[str, float], projection: str) -> dict[str, Any]:
     is_globe = projection == "orthographic"
-    longest = max((cluster.num_devices for cluster in scene.clusters), default=1)
+    most = max((cluster.num_devices for cluster in scene.clusters), default=1)
+    scale = min(1.0, (24 / max(len(scene.clusters), 1)) ** 0.5)
     known = [gains.get(cluster.name) for cluster in scene.clusters]
     has_gain = any(gain is not None for gain in known)
     marker: dict[str, Any] = {
-        "size": [round(9 + 13 * (cluster.num_devices / longest) ** 0.5, 1) for cluster in scene.clusters],
+        "size": [
+            round(scale * (9 + 13 * (cluster.num_devices / most) ** 0.5), 1) for cluster in scene.clusters
+        ],
         "line": {"width": 1.5, "color": "text"},
         "opacity": 1,
         "color": [gain if gain is not None else 0.0 for gain in known] if has_gain else GREY,
@@ -72,7 +75,7 @@ def _figure(scene: Scene, gains: Mapping[str, float], projection: str) -> dict[s
             "cmax": max(*numbers, 1e-3),
             "showscale": not is_globe,
             "colorbar": {
-                "title": {"text": "fall of loss, nats", "side": "top"},
+                "title": {"text": "fall of loss, nats", "side": "top", "font": {"size": 12}},
                 "orientation": "h", "thickness": 10, "len": 0.6, "y": -0.02, "yanchor": "top",
             },
         }  # fmt: skip
