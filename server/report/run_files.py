@@ -3,13 +3,13 @@
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from flwr.common.config import flatten_dict
 
 from scenario.settings.config import Scalar
 from server.record.history import History, LogEnd, whole_events
-from server.record.run_folder import CONFIG_FILE
+from server.record.run_folder import CONFIG_FILE, RESUME_FILE
 from server.record.run_log import EVENTS_FILE
 from server.record.scene import (
     FINDINGS_FILE,
@@ -21,7 +21,8 @@ from server.record.scene import (
 )
 from server.report.summary import SUMMARY_FILE, RunSummary, read_summary
 
-Value = TypeVar("Value")
+OF_A_RUN = (CONFIG_FILE, RESUME_FILE, EVENTS_FILE, SUMMARY_FILE)
+"""A folder with one of these is that of a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,12 +149,12 @@ def read_run(folder: Path) -> RunFiles:
     Raises
     ------
     ValueError
-        If it is the folder of no run: it has neither settings nor events.
+        If it is the folder of no run: it has none of a run's files.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not the folder of a run: there is no such folder")
-    if not (folder / CONFIG_FILE).is_file() and not (folder / EVENTS_FILE).is_file():
-        raise ValueError(f"{folder} is not the folder of a run: it has no {CONFIG_FILE} and no {EVENTS_FILE}")
+    if not any((folder / name).is_file() for name in OF_A_RUN):
+        raise ValueError(f"{folder} is not the folder of a run: it has none of {', '.join(OF_A_RUN)}")
     reader = _Reader(folder)
     settings, made_with = reader.settings()
     scene = _scene(reader)

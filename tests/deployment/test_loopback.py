@@ -18,6 +18,8 @@ import pytest
 from demo.base_model import ensure_base_model
 from server.launch.environment import quiet_settings
 from server.launch.processes import TAG_VARIABLE, end_all, free_port, tagged
+from server.report.run_files import read_run
+from tests.report.documented import undocumented
 
 ROOT = Path(__file__).resolve().parents[2]
 # conf/deployment.toml has four devices in two clusters, dealt in order: each node hosts one cluster.
@@ -128,6 +130,11 @@ def check_run_folder(folder: Path) -> None:
     assert len({event["cluster"] for event in merged}) == 2
     assert len(merged) == 4  # merge.max-merges of conf/deployment.toml
     assert all(event["time_s"] >= 0 for event in events)
+    assert undocumented(events) == set()
+    # The report names the nodes by what they host.
+    lanes = read_run(folder).history.lanes(())
+    assert {name for name, _ in lanes.values()} == {"Iqaluit 0-1", "Khatgal 2-3"}
+    assert (folder / "report.html").is_file()
     settings = (folder / "config.toml").read_text()
     assert "simulated = false" in settings
     assert (folder / "adapter" / "adapter_model.safetensors").stat().st_size > 0

@@ -12,6 +12,8 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
+from server.record.history import Evaluation
+from server.report.charts.curves import loss_curves
 from server.report.command import main
 from server.report.html_page import build_page
 from server.report.live import LivePage
@@ -112,6 +114,24 @@ def test_curves_are_drawn_against_what_was_spent(run: Path) -> None:
     assert choices["device steps"]["x"][0] == [0.0, 10.0]
     # 10 tokens * 4 * (2000 shared + 1 expert of 1000 in each of 2 layers) a step
     assert choices["FLOPs"]["x"][0] == [0.0, 10 * 10 * 4 * 4000]
+
+
+def test_many_clusters_are_drawn_as_their_mean_and_range() -> None:
+    losses = {f"site-{at}": float(at) for at in range(21)}
+    points = [
+        Evaluation(time_s=0.0, merges=0, merged=losses, own={}, num_bytes=0.0, steps={}),
+        Evaluation(
+            time_s=60.0, merges=1, merged={name: loss - 1 for name, loss in losses.items()}, own={},
+            num_bytes=10.0, steps={},
+        ),
+    ]  # fmt: skip
+    (chart,) = loss_curves(points, tuple(losses), {}, clock="simulated")
+    shown = {trace["name"]: at for at, trace in enumerate(chart.figure["data"])}
+    assert set(shown) == {"lowest", "a tenth below", "a tenth above", "highest", "mean"}
+    values = chart.choices["show"]["loss"]["y"]
+    assert values[shown["lowest"]] == [0.0, -1.0] and values[shown["highest"]] == [20.0, 19.0]
+    assert values[shown["a tenth below"]] == [2.0, 1.0] and values[shown["mean"]] == [10.0, 9.0]
+    assert "21 clusters: their mean and range are drawn" in chart.note
 
 
 def test_the_timeline_says_what_filled_a_pass_and_what_did_not_fit(run: Path) -> None:

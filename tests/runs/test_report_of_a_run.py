@@ -1,11 +1,9 @@
 """The report of a real run: its events are documented, its page opens in a browser, its frames hold it."""
 
 import json
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,6 +14,7 @@ from server.report.frames import read_frames
 from server.report.summary import read_summary
 from tests.fake_grid import FakeGrid
 from tests.report.browser import CHROMIUM, Browser
+from tests.report.documented import documented, events_of, undocumented
 from tests.rooms import ROOT
 from tests.runs.conftest import Settings, tiny_settings
 
@@ -31,41 +30,6 @@ HEADINGS = (
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="no chromium on the PATH: apt-get install chromium, or a browser like it"
 )
-
-
-def documented() -> dict[str, set[str]]:
-    """Return the fields of each event that docs/events.md names."""
-    text = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
-    found: dict[str, set[str]] = {}
-    for part in text.split("\n## ")[1:]:
-        heading, _, body = part.partition("\n")
-        names = (
-            cell
-            for row in re.findall(r"^\| (`[^|]*) \|", body, re.M)
-            for cell in re.findall(r"`([^`]+)`", row)
-        )
-        found[heading] = set(names)
-    return found
-
-
-def fields_of(events: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    for event in events:
-        for name in event:
-            yield event["event"], re.sub(r"-loss\..*", "-loss.CLUSTER", name)
-        for update in event.get("updates", ()):
-            yield from ((event["event"], name) for name in update)
-
-
-def undocumented(events: list[dict[str, Any]]) -> set[tuple[str, str]]:
-    page = documented()
-    everywhere = page["In every event"]
-    return {
-        (kind, name) for kind, name in fields_of(events) if name not in everywhere | page.get(kind, set())
-    }
-
-
-def events_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
 
 
 def test_every_event_of_a_run_is_documented(whole_run: Path) -> None:
