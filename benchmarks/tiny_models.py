@@ -47,7 +47,9 @@ _SIZES: dict[str, Any] = {
     "qk_nope_head_dim": 8,
     "v_head_dim": 8,
     "index_head_dim": 16,
-    "index_n_heads": 2,
+    # As many as published models have, about: where all heads of a score are negative it is zero, and which
+    # of several zeros are among the first eight is the device's choice.
+    "index_n_heads": 32,
     "index_topk": 8,
     # Linear attention and state-space layers
     "linear_num_heads": 4,

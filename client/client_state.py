@@ -95,8 +95,12 @@ class ClientState:
 
     def _pack(self, device_id: int) -> NDArray[np.int64]:
         """Return the device's token blocks [N, T]."""
-        texts = self._text.device_texts(device_id)
-        return pack(self._tokenizer, texts, sequence_length=self.config.data.sequence_length)
+        return pack(
+            self._tokenizer,
+            self._text.device_texts(device_id),
+            sequence_length=self.config.data.sequence_length,
+            more=self._text.more_device_texts(device_id),
+        )
 
     def _profile(self, device_id: int) -> tuple[NDArray[np.float64], ...]:
         """Return the gate mass [E] per MoE layer of a sample of the device's blocks."""

@@ -1,6 +1,6 @@
 """Texts to token blocks of one length; what devices train on and what the demo model is made from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +8,12 @@ from transformers import PreTrainedTokenizerBase
 
 
 def pack(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, sequence_length: int, max_examples: int = 0
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    sequence_length: int,
+    max_examples: int = 0,
+    more: Iterable[str] = (),
 ) -> NDArray[np.int64]:
     """Tokenise texts, join them with end-of-sequence tokens and cut the stream into full blocks.
 
@@ -18,6 +23,8 @@ def pack(
         Tokens a block (T), >= 2.
     max_examples : int
         Keep at most this many blocks, the first; 0 keeps all.
+    more : Iterable[str]
+        Further texts, taken one by one only while all before them do not fill one block.
 
     Returns
     -------
@@ -43,6 +50,10 @@ def pack(
         stream.append(end)
         if max_examples and len(stream) >= max_examples * sequence_length:
             break
+    further = iter(more)
+    while len(stream) < sequence_length and (taken := next(further, None)) is not None:
+        stream.extend(tokenizer(taken, add_special_tokens=False, verbose=False)["input_ids"])
+        stream.append(end)
     num_blocks = len(stream) // sequence_length
     if num_blocks == 0:
         raise ValueError(

@@ -28,8 +28,8 @@ def choose_device(wish: str) -> torch.device:
     if wish == "cuda" and not has_cuda:
         raise ValueError(
             'model.device is "cuda", and this process sees no CUDA device: install a torch built for CUDA, '
-            "give Ray's clients a share of the GPU (options.backend.client-resources.num-gpus), or set it to "
-            '"auto"'
+            "give a simulation's clients a share of the GPU (--client-gpus 0.5; for plain flwr run "
+            'backend.client-resources.num-gpus in .flwr/config.toml), or set it to "auto"'
         )
     return torch.device("cuda" if has_cuda and wish != "cpu" else "cpu")
 

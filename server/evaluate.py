@@ -50,6 +50,7 @@ class Evaluator:
                 text.heldout_texts(name),
                 sequence_length=config.data.sequence_length,
                 max_examples=config.data.heldout_examples,
+                more=text.more_heldout_texts(name),
             )
             for name in clusters
         }

@@ -103,7 +103,8 @@ def prepare(config: RunConfig, say: Callable[[str], None]) -> Job:
     if not config.evaluate.streamed:
         check_memory(layout.total_bytes, psutil.virtual_memory().total)
     tokenizer = AutoTokenizer.from_pretrained(path)
-    check_blocks(text, tokenizer, population, sequence_length=config.data.sequence_length)
+    for note in check_blocks(text, tokenizer, population, sequence_length=config.data.sequence_length):
+        say(f"note: {note}")
     return Job(
         config=config,
         population=population,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim.faults import raise_faults
+from sim.names import name_fault
 
 # Draws further out than this many standard deviations are pulled in, so that no spread makes one
 # device a thousand times slower than the rest (its cluster would wait for it for ever).
@@ -23,7 +24,8 @@ class Cluster:
     Parameters
     ----------
     name : str
-        Unique, not empty, no blanks or commas: it names the cluster in logs and plan files.
+        Unique, and anything that can be printed (`sim.names.name_fault`): it names the cluster in logs and
+        plan files, which quote it where they must.
     latitude_deg, longitude_deg : float
         WGS84 geodetic, in [-90, 90] and [-180, 360).
     altitude_m : float
@@ -54,11 +56,8 @@ class Cluster:
         """Return one sentence for each bad field; ``not (a <= x <= b)`` so that NaN is a fault."""
         of = f"for cluster {self.name!r}"
         faults = []
-        if not self.name or any(c.isspace() or c in ",;\"'" for c in self.name):
-            faults.append(
-                f"a cluster name must not be empty or hold blanks, commas or quotes, got {self.name!r}; "
-                "write '-' or '_' instead"
-            )
+        if fault := name_fault(self.name):
+            faults.append(f"a cluster name {fault}, got {self.name!r}")
         if not -90.0 <= self.latitude_deg <= 90.0:
             faults.append(f"latitude_deg must be in [-90, 90], got {self.latitude_deg} {of}")
         if not -180.0 <= self.longitude_deg < 360.0:

@@ -36,8 +36,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # the embedded default
     "demo": (),
     # the run: what server and devices derive alike
-    "scenario.settings": (),
-    "scenario.data": ("sim", "demo"),
+    "scenario.tables": (),
+    "scenario.settings": ("scenario.tables", "sim"),
+    "scenario.data": ("scenario.tables", "sim", "demo"),
     "scenario": (
         *("scenario.settings", "scenario.data"),
         *("moe", "moe.disk", "moe.submodel", "moe.tuning", "sim", "sim.plans", "sim.plan_files"),

@@ -22,6 +22,15 @@ def _histc(numbers: Tensor, *bins: int) -> Tensor:
     return torch.histc(numbers.float(), *bins).to(numbers.dtype)
 
 
+def _topk(numbers: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    """Choose among equal numbers the last: torch leaves it open, and a GPU chooses otherwise than the CPU."""
+    if numbers.dim() == 0:
+        return torch.topk(numbers, k, dim, largest, sorted)
+    found = torch.sort(numbers.flip(dim), stable=True, dim=dim, descending=largest)
+    values, places = (part.narrow(dim, 0, k) for part in found)
+    return torch.return_types.topk((values, numbers.shape[dim] - 1 - places))
+
+
 _INSTEAD: Mapping[Any, Any] = {
     # torch's lazy conjugate is undone above the level at which `_run` works: there it would be forgotten.
     torch.ops.aten._conj.default: torch.ops.aten.conj_physical.default,
@@ -29,6 +38,8 @@ _INSTEAD: Mapping[Any, Any] = {
     # transformers' experts count whole numbers with it wherever they are not on the CPU, which cannot.
     torch.ops.aten.histc.default: _histc,
 }
+# Not on the CPU, whose own choice it must differ from.
+_INSTEAD_FAR: Mapping[Any, Any] = {**_INSTEAD, torch.ops.aten.topk.default: _topk}
 
 
 @contextmanager
@@ -127,7 +138,8 @@ def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         raise RuntimeError(f"{func}: a generator of the CPU for a tensor on {NAME}")
     if wish is not None and goes_far:
         kwargs = {**kwargs, "device": "cpu"}
-    found = _INSTEAD.get(func, func)(*tree_map_only(_Far, _near, args), **tree_map_only(_Far, _near, kwargs))
+    instead = _INSTEAD_FAR if goes_far else _INSTEAD
+    found = instead.get(func, func)(*tree_map_only(_Far, _near, args), **tree_map_only(_Far, _near, kwargs))
     if is_copy:
         return args[0]
     if not goes_far:

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from server.launch.command import gpu_faults
+from server.launch.command import EXIT_USAGE, check, gpu_faults, main, parse
 from server.launch.environment import quiet_settings, simulation_settings
+from server.launch.gpus import workers_on_gpus
 
 # Two workers of a machine that Ray is told has one GPU: one asks for a share of it, one for none.
 WORKERS = """
@@ -51,3 +52,33 @@ def test_more_gpus_than_there_are_are_refused() -> None:
     (fault,) = gpu_faults(4096.0)
     assert "asks for a GPU and torch" in fault and "leave --client-gpus out" in fault
     assert gpu_faults(0.0) == []
+
+
+@pytest.mark.parametrize(
+    ("share", "num_gpus", "room"),
+    # The fifth worker with 0.4 of two GPUs is one that Flower waits for and Ray cannot start.
+    [(0.5, 1, 2), (0.4, 2, 4), (0.6, 2, 2), (0.1, 1, 10), (1 / 3, 1, 3), (1.0, 3, 3), (2.0, 5, 2)],
+)
+def test_workers_find_room_where_their_whole_share_is_on_one_gpu(
+    share: float, num_gpus: int, room: int
+) -> None:
+    assert workers_on_gpus(share, num_gpus) == room
+
+
+def test_no_more_workers_are_asked_for_than_the_gpus_have_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    found = []
+    for typed in ("--client-gpus 0.4", "--client-gpus 0.05", "--client-gpus 0.4 --nodes 9", ""):
+        options = parse(f"--workers 16 {typed}".split())
+        check(options)
+        found.append((options.workers, options.nodes))
+    assert found == [(4, 8), (16, 32), (4, 9), (16, 32)]
+
+
+def test_clients_that_must_have_a_gpu_and_get_none_are_refused_before_flower_starts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["-c", "model.device=cuda"]) == EXIT_USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('launch: model.device is "cuda", and the clients of the simulation see no GPU')
+    assert "--client-gpus 0.5" in line

@@ -4,15 +4,18 @@ Deterministic from the source, the seed and the population, so that every proces
 same texts without talking to the others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from demo.packing import pack
 from scenario.data import partition
-from scenario.data.text_source import LabelledTexts, read_texts
+from scenario.data.deal import ClusterPart, deal
+from scenario.data.text_source import read_texts
+from scenario.tables.table import some
 from sim.population import Population
 
 __all__ = ["PARTITIONERS", "FederatedText", "check_blocks", "load_federated_text", "pack"]
@@ -25,7 +28,7 @@ _LONGEST_TOKEN_CHARS = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FederatedText:
-    """Texts dealt to devices and held-out sets; no text is in two places.
+    """Texts dealt to devices and held-out sets; no text is both trained on and held out.
 
     Parameters
     ----------
@@ -37,9 +40,13 @@ class FederatedText:
 
     domains: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    _seed: int
     _texts: Sequence[str] = field(repr=False)
-    _device_parts: Mapping[int, partition.Indices] = field(repr=False)
-    _heldout_parts: Mapping[str, partition.Indices] = field(repr=False)
+    _parts: Sequence[ClusterPart] = field(repr=False)
+    _kin: Sequence[Sequence[int]] = field(repr=False)
+    _places: Mapping[int, tuple[int, int]] = field(repr=False)
+    """Of each device: position of its cluster, and its own in the cluster."""
+    _clusters: Mapping[str, int] = field(repr=False)
 
     def device_texts(self, device_id: int) -> list[str]:
         """List the training texts of a device; at least one.
@@ -49,10 +56,24 @@ class FederatedText:
         ValueError
             If the population has no such device.
         """
-        if device_id not in self._device_parts:
-            known = f"0 to {max(self._device_parts)}" if self._device_parts else "none"
-            raise ValueError(f"there is no device {device_id}; devices are {known}")
-        return [self._texts[index] for index in self._device_parts[device_id]]
+        cluster, position = self._place(device_id)
+        return [self._texts[index] for index in self._parts[cluster].devices[position]]
+
+    def more_device_texts(self, device_id: int) -> Iterator[str]:
+        """Yield training texts of others that a device takes, one by one, if its own fill no example.
+
+        First those of its cluster, then those of clusters of its domain, in a random order that is the
+        device's own.
+
+        Raises
+        ------
+        ValueError
+            If the population has no such device.
+        """
+        cluster, position = self._place(device_id)
+        rng = np.random.default_rng([self._seed, 0, device_id])
+        given = set(self._parts[cluster].devices[position].tolist())
+        return self._more([self._parts[other].training for other in self._kin[cluster]], given, rng)
 
     def heldout_texts(self, cluster: str) -> list[str]:
         """List the texts of a cluster that no device of any cluster trains on; at least one.
@@ -62,11 +83,40 @@ class FederatedText:
         ValueError
             If the population has no such cluster.
         """
-        if cluster not in self._heldout_parts:
-            raise ValueError(
-                f"there is no cluster {cluster!r}; clusters are {', '.join(self._heldout_parts)}"
-            )
-        return [self._texts[index] for index in self._heldout_parts[cluster]]
+        return [self._texts[index] for index in self._parts[self._position(cluster)].heldout]
+
+    def more_heldout_texts(self, cluster: str) -> Iterator[str]:
+        """Yield texts that other clusters of the domain hold out, for a set that fills no example.
+
+        Raises
+        ------
+        ValueError
+            If the population has no such cluster.
+        """
+        position = self._position(cluster)
+        rng = np.random.default_rng([self._seed, 1, position])
+        given = set(self._parts[position].heldout.tolist())
+        return self._more([self._parts[other].heldout for other in self._kin[position]], given, rng)
+
+    def _place(self, device_id: int) -> tuple[int, int]:
+        if device_id not in self._places:
+            known = f"0 to {max(self._places)}" if self._places else "none"
+            raise ValueError(f"there is no device {device_id}; devices are {known}")
+        return self._places[device_id]
+
+    def _position(self, cluster: str) -> int:
+        if cluster not in self._clusters:
+            raise ValueError(f"there is no cluster {cluster!r}; clusters are {', '.join(self._clusters)}")
+        return self._clusters[cluster]
+
+    def _more(
+        self, pools: Iterable[partition.Indices], given: set[int], rng: np.random.Generator
+    ) -> Iterator[str]:
+        for pool in pools:
+            for index in rng.permutation(pool).tolist():
+                if index not in given:
+                    given.add(index)
+                    yield self._texts[index]
 
 
 def load_federated_text(
@@ -87,8 +137,8 @@ def load_federated_text(
     Parameters
     ----------
     source : str
-        ``"embedded"``, a file (csv, json, jsonl, parquet, txt), a folder that `datasets` can read, or
-        a name on the Hugging Face hub (``name`` or ``name:configuration``).
+        ``"embedded"``, a file that `scenario.tables` can read, a folder that `datasets` can read, or a
+        name on the Hugging Face hub (``name`` or ``name:configuration``).
     text_column : str
         Column of the text; several joined by ``+`` are put together, a line break between them.
     domain_column, label_column : str
@@ -108,12 +158,13 @@ def load_federated_text(
     Returns
     -------
     FederatedText
-        Every device has at least one text, every cluster at least one held-out text.
+        Every device has at least one text, every cluster at least one held-out text. Devices have texts
+        of their own as long as these go round, and draw from their cluster's where they do not.
 
     Raises
     ------
     ValueError
-        If a setting is out of range, the source is missing or lacks a column, or devices would be
+        If a setting is out of range, the source is missing or lacks a column, or a cluster would be
         empty; says which and what to change.
     """
     _check_settings(partitioner, dirichlet_alpha, heldout_share, seed)
@@ -125,11 +176,37 @@ def load_federated_text(
         split=split,
         needs={"domain": "domain", "dirichlet": "label"}.get(partitioner, ""),
     )
-    rng = np.random.default_rng([seed, PARTITIONERS.index(partitioner)])
-    parts, domains, notes = _deal_to_clusters(
-        found, partitioner, dirichlet_alpha, len(population.clusters), rng
+    dealt = deal(
+        found,
+        partitioner,
+        dirichlet_alpha,
+        population,
+        heldout_share,
+        seed,
+        stream=PARTITIONERS.index(partitioner),
     )
-    return _deal_to_devices(found.texts, parts, domains, notes, population, heldout_share)
+    return FederatedText(
+        domains=dealt.domains,
+        notes=(*found.notes, *dealt.notes),
+        _seed=seed,
+        _texts=found.texts,
+        _parts=dealt.parts,
+        _kin=dealt.kin,
+        _places=_places(population),
+        _clusters={cluster.name: position for position, cluster in enumerate(population.clusters)},
+    )
+
+
+def _places(population: Population) -> dict[int, tuple[int, int]]:
+    """Return of each device the position of its cluster and its own within the cluster."""
+    positions = {cluster.name: position for position, cluster in enumerate(population.clusters)}
+    sizes = [0] * len(positions)
+    places = {}
+    for device in population.devices:
+        cluster = positions[device.cluster]
+        places[device.device_id] = (cluster, sizes[cluster])
+        sizes[cluster] += 1
+    return places
 
 
 def _check_settings(partitioner: str, dirichlet_alpha: float, heldout_share: float, seed: int) -> None:
@@ -146,98 +223,67 @@ def _check_settings(partitioner: str, dirichlet_alpha: float, heldout_share: flo
         raise ValueError("data: " + "; ".join(faults))
 
 
-def _deal_to_clusters(
-    found: LabelledTexts,
-    partitioner: str,
-    dirichlet_alpha: float,
-    num_clusters: int,
-    rng: np.random.Generator,
-) -> tuple[list[partition.Indices], list[str], tuple[str, ...]]:
-    """Give each cluster its texts; returns parts, domain names and notes."""
-    mixed = ["mixed"] * num_clusters
-    if partitioner == "iid":
-        return partition.iid(len(found.texts), num_clusters, rng), mixed, ()
-    if partitioner == "dirichlet":
-        return partition.dirichlet(found.labels, num_clusters, dirichlet_alpha, rng), mixed, ()
-    parts, domains = partition.by_domain(found.domains, num_clusters, rng)
-    names = list(dict.fromkeys(found.domains))
-    notes = []
-    if len(names) > num_clusters:
-        unused = ", ".join(names[num_clusters:])
-        notes.append(f"{len(names)} domains for {num_clusters} clusters: not used are {unused}")
-    if len(names) < num_clusters:
-        notes.append(f"{len(names)} domains for {num_clusters} clusters: clusters share domains, not texts")
-    return parts, domains, tuple(notes)
-
-
-def _deal_to_devices(
-    texts: Sequence[str],
-    parts: list[partition.Indices],
-    domains: list[str],
-    notes: tuple[str, ...],
-    population: Population,
-    heldout_share: float,
-) -> FederatedText:
-    """Hold out a share of each cluster's part, and deal the rest by the devices' data shares."""
-    device_parts: dict[int, partition.Indices] = {}
-    heldout_parts: dict[str, partition.Indices] = {}
-    faults: list[str] = []
-    for cluster, domain, part in zip(population.clusters, domains, parts, strict=True):
-        devices = [device for device in population.devices if device.cluster == cluster.name]
-        num_heldout = max(1, round(heldout_share * len(part)))
-        heldout, training = part[:num_heldout], part[num_heldout:]
-        if len(training) < max(1, len(devices)):
-            empty = [device.device_id for device in devices[len(training) :]]
-            faults.append(
-                f"cluster {cluster.name!r} ({domain}) has {len(part)} texts, {num_heldout} of them held out,"
-                f" for {len(devices)} devices: nothing is left for devices {', '.join(map(str, empty))}"
-            )
-            continue
-        counts = partition.apportion(len(training), [device.data_share for device in devices])
-        pieces = np.split(training, np.cumsum(counts)[:-1].astype(np.int64))
-        device_parts.update({device.device_id: piece for device, piece in zip(devices, pieces, strict=False)})
-        heldout_parts[cluster.name] = heldout
-    if faults:
-        raise ValueError(
-            "every device needs at least one text: "
-            + "; ".join(faults)
-            + ". Use fewer devices, more data, a smaller"
-            " heldout_share, or with 'dirichlet' a larger dirichlet_alpha"
-        )
-    return FederatedText(
-        domains=tuple(domains),
-        notes=notes,
-        _texts=texts,
-        _device_parts=device_parts,
-        _heldout_parts=heldout_parts,
-    )
-
-
 def check_blocks(
     text: FederatedText, tokenizer: PreTrainedTokenizerBase, population: Population, *, sequence_length: int
-) -> None:
+) -> tuple[str, ...]:
     """Refuse a deal in which a device or a held-out set does not fill one block of tokens.
 
-    Only what is short is tokenised, so that this is quick however much text there is.
+    A holder whose own texts are too short takes further ones, as `pack` does with ``more``. Only what is
+    short is tokenised, and each text once, so that this is quick however many devices there are.
+
+    Returns
+    -------
+    tuple[str, ...]
+        What a person should know, such as how many devices take further texts; often empty.
 
     Raises
     ------
     ValueError
-        If any does not; names them all and says what to change.
+        If any does not; says which and what to change.
     """
-    holders = [(f"device {item.device_id}", text.device_texts(item.device_id)) for item in population.devices]
-    holders += [
-        (f"held-out set of {item.name}", text.heldout_texts(item.name)) for item in population.clusters
-    ]
-    faults = []
-    for name, texts in holders:
+
+    @cache
+    def num_tokens(item: str) -> int:
+        return len(tokenizer(item, add_special_tokens=False, verbose=False)["input_ids"]) + 1
+
+    def fill(texts: Sequence[str], more: Iterator[str]) -> tuple[int, bool]:
+        """Return the tokens of a holder, and whether they are not all its own; stops at one block."""
         if sum(map(len, texts)) >= _LONGEST_TOKEN_CHARS * sequence_length:
-            continue
-        num_tokens = sum(len(tokenizer(item, add_special_tokens=False)["input_ids"]) + 1 for item in texts)
-        if num_tokens < sequence_length:
-            faults.append(f"{name} ({num_tokens} tokens)")
+            return sequence_length, False
+        own = total = sum(map(num_tokens, texts))
+        while total < sequence_length and (further := next(more, None)) is not None:
+            total += num_tokens(further)
+        return total, own < sequence_length
+
+    devices = {
+        f"device {item.device_id}": fill(
+            text.device_texts(item.device_id), text.more_device_texts(item.device_id)
+        )
+        for item in population.devices
+    }
+    heldout = {
+        f"held-out set of {item.name}": fill(
+            text.heldout_texts(item.name), text.more_heldout_texts(item.name)
+        )
+        for item in population.clusters
+    }
+    faults = [
+        f"{name} ({total} tokens)"
+        for name, (total, _) in (devices | heldout).items()
+        if total < sequence_length
+    ]
     if faults:
         raise ValueError(
-            f"one example is {sequence_length} tokens, and less is held by {', '.join(faults)}. Use fewer"
-            " devices, more data, a smaller data spread or a shorter sequence length"
+            f"one example is {sequence_length} tokens, and less is held by {some(faults)}, with what it can"
+            " take from its cluster and domain. Use fewer clusters, more data or a shorter sequence length"
         )
+    taking = {
+        f"{len(devices)} devices": sum(takes for _, takes in devices.values()),
+        f"{len(heldout)} held-out sets": sum(takes for _, takes in heldout.values()),
+    }
+    return tuple(
+        f"{count} of {those} fill no example of {sequence_length} tokens with texts of their own, and take"
+        " further ones of their cluster or domain"
+        for those, count in taking.items()
+        if count
+    )

@@ -1,5 +1,6 @@
 """Deal texts to clusters and devices: pure functions of labels, shares and a random generator."""
 
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -66,6 +67,49 @@ def dirichlet(
         for part, piece in zip(parts, np.split(texts, ends), strict=True):
             part.append(piece)
     return [rng.permutation(np.concatenate(part)) for part in parts]
+
+
+def apart(texts: Indices, shares: Sequence[float]) -> list[Indices]:
+    """Cut texts into parts in proportion to shares, at least one text each; as `apportion`."""
+    ends = np.cumsum(apportion(len(texts), shares))[:-1].astype(np.int64)
+    return np.split(texts, ends)[: len(shares)]
+
+
+def drawn(texts: Indices, shares: Sequence[float], rng: np.random.Generator) -> list[Indices]:
+    """Deal the same texts again and again, shuffled each time, until every share has its part.
+
+    Parameters
+    ----------
+    texts : Indices
+        At least one; in general fewer than shares.
+    shares : Sequence[float]
+        Each > 0, in any unit.
+
+    Returns
+    -------
+    list[Indices]
+        In proportion to the shares, rounded, at least one text each and at most all; a mean share gets its
+        even part, or one. No text twice in a part, and over all parts each as often as any other, but for
+        one or two times.
+    """
+    weights = np.asarray(shares, dtype=np.float64)
+    even = max(1.0, len(texts) / max(1, len(shares)))
+    counts = np.clip(np.rint(even * weights / weights.mean()), 1, len(texts)) if shares else weights
+    parts, deck = [], deque[int]()
+    for count in counts.tolist():
+        part: dict[int, None] = {}
+        put_back = []
+        while len(part) < count:
+            if not deck:
+                deck.extend(rng.permutation(texts).tolist())
+            text = deck.popleft()
+            if text in part:
+                put_back.append(text)
+            else:
+                part[text] = None
+        deck.extendleft(put_back)
+        parts.append(np.fromiter(part, dtype=np.int64, count=len(part)))
+    return parts
 
 
 def apportion(num_items: int, shares: Sequence[float]) -> list[int]:

@@ -1,25 +1,34 @@
-"""Read texts with their domains and labels: the embedded corpus, or any Hugging Face dataset."""
+"""Read texts with their domains and labels: the embedded corpus, a file, or any Hugging Face dataset."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from demo import corpus
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-_BUILDERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
+from scenario.data.dataset_table import read_folder, read_hub
+from scenario.data.splits import split_spans
+from scenario.tables.file_content import DamagedFileError
+from scenario.tables.file_formats import KNOWN_ENDINGS, format_of
+from scenario.tables.table import Table, is_encodable, kind_of
+from scenario.tables.table_files import read_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledTexts:
-    """Texts without blanks and repeats; domains and labels are empty when their column is not named."""
+    """Texts without blanks and repeats; domains and labels are empty when nobody needs them.
+
+    Parameters
+    ----------
+    notes : tuple[str, ...]
+        What a person should know, such as how many rows were left out and why; often empty.
+    """
 
     texts: Sequence[str]
     domains: Sequence[str]
     labels: Sequence[str]
+    notes: tuple[str, ...] = ()
 
 
 def read_texts(
@@ -47,12 +56,21 @@ def read_texts(
     """
     if source == "embedded":
         return _read_embedded()
-    dataset = _load(source, split)
-    _check_needs(needs, dataset, domain_column, label_column)
-    text_columns = _check_columns(dataset, source, text_column, domain_column, label_column)
-    keys = {"domain": domain_column, "label": label_column or domain_column}
-    wanted = {name: keys[name] for name in ("domain", "label") if keys[name]}
-    return _collect(dataset, text_columns, wanted, source)
+    text_columns = [name.strip() for name in text_column.split("+") if name.strip()]
+    named = [*text_columns, *filter(None, (domain_column, label_column))]
+    table = _load(source, split, named)
+    if not table.lines:
+        raise ValueError(f"data source {source!r} (split {split!r}) has no rows")
+    _check_needs(needs, table, domain_column, label_column)
+    _check_columns(table, source, text_columns, named)
+    key = {"domain": domain_column, "label": label_column or domain_column}.get(needs, "")
+    texts, keys, notes = _collect(table, source, text_columns, key)
+    return LabelledTexts(
+        texts=texts,
+        domains=keys if needs == "domain" else (),
+        labels=keys if needs == "label" else (),
+        notes=(*table.notes, *notes),
+    )
 
 
 def _read_embedded() -> LabelledTexts:
@@ -61,8 +79,8 @@ def _read_embedded() -> LabelledTexts:
     return LabelledTexts(texts=[text for text, _ in pairs], domains=names, labels=names)
 
 
-def _check_needs(needs: str, dataset: "Dataset", domain_column: str, label_column: str) -> None:
-    columns = f"its columns are {', '.join(dataset.column_names)}"
+def _check_needs(needs: str, table: Table, domain_column: str, label_column: str) -> None:
+    columns = f"its columns are {', '.join(table.names)}"
     if needs == "domain" and not domain_column:
         raise ValueError(
             "the 'domain' partitioner needs to know each text's domain: set domain_column, or use"
@@ -74,73 +92,111 @@ def _check_needs(needs: str, dataset: "Dataset", domain_column: str, label_colum
         )
 
 
-def _load(source: str, split: str) -> "Dataset":
-    """Open a dataset through `datasets`, with every failure of it as a ValueError that names the source."""
-    import datasets  # takes a second, and the embedded corpus does not need it
-
+def _load(source: str, split: str, wanted: Collection[str]) -> Table:
+    """Open a source, with every failure as a ValueError of one sentence that names it."""
     path = Path(source).expanduser()
-    builder = _BUILDERS.get(path.suffix.lower())
-    looks_local = builder is not None or source.startswith((".", "/", "~"))
-    if looks_local and not path.exists():
+    known = format_of(path.name)
+    kind = _kind_of_path(path, source)
+    looks_local = known is not None or source.startswith((".", "/", "~"))
+    if looks_local and not kind:
         raise ValueError(
-            f"data source {source!r} is not there (looked for {path.absolute()}); give a csv, json, jsonl,"
-            " parquet or txt file, a dataset's folder, the name of a dataset on the Hugging Face hub, or"
+            f"data source {source!r} is not there (looked for {path.absolute()}); give a file ending in"
+            f" {KNOWN_ENDINGS}; a dataset's folder; the name of a dataset on the Hugging Face hub; or"
             " 'embedded'"
         )
+    if kind == "other":
+        raise ValueError(f"data source {source!r} is neither a file nor a folder; a pipe is read only once")
+    if kind == "file" and known is None:
+        raise ValueError(
+            f"data source {source!r} has an ending of no known format; those known are {KNOWN_ENDINGS}"
+        )
     try:
-        if builder is not None and path.is_file():
-            options: Mapping[str, str] = {"sample_by": "paragraph"} if builder == "text" else {}
-            loaded = datasets.load_dataset(builder, data_files=str(path), split=split, **options)
-        elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
-            loaded = datasets.load_from_disk(str(path))
-            loaded = loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
-        else:
-            name, _, configuration = source.partition(":")
-            loaded = datasets.load_dataset(name, configuration or None, split=split)
+        if kind == "folder":
+            return read_folder(path, split, wanted)
+        if known is None:
+            return read_hub(source, split, wanted)
+        table = read_table(path, *known, wanted)
+        # A file is one split, of which slices can be taken.
+        spans = split_spans({"train": len(table.lines)}, split)
+        return table if split == "train" else table.take([row for _, rows in spans for row in rows])
+    except DamagedFileError as error:
+        raise ValueError(f"data source {source!r} (split {split!r}) cannot be read: {error}") from error
     except Exception as error:  # `datasets` raises a dozen types; each means that this source cannot be used
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"data source {source!r} (split {split!r}) cannot be read: {first_line}. Check the name, the"
-            " split and the file's format"
+            f"data source {source!r} (split {split!r}) cannot be read: {first_line.rstrip('.')}. Check the"
+            " name, the split and the file's format"
         ) from error
-    return loaded
 
 
-def _check_columns(
-    dataset: "Dataset", source: str, text_column: str, domain_column: str, label_column: str
-) -> list[str]:
-    """Return the text columns once every named column is known to be there and to hold text."""
-    text_columns = [name.strip() for name in text_column.split("+") if name.strip()]
-    named = [*text_columns, *filter(None, (domain_column, label_column))]
-    faults = [f"no column {name!r}" for name in dict.fromkeys(named) if name not in dataset.column_names]
+def _kind_of_path(path: Path, source: str) -> Literal["", "file", "folder", "other"]:
+    """Return what is at a path, or "" for nothing."""
+    try:
+        if path.is_dir():
+            return "folder"
+        if path.is_file():
+            return "file"
+        return "other" if path.exists() else ""
+    except OSError as error:  # of a folder above that may not be entered, of a name that is too long
+        raise ValueError(f"data source {source!r} cannot be read: {error.strerror}") from error
+
+
+def _check_columns(table: Table, source: str, text_columns: Sequence[str], named: Sequence[str]) -> None:
+    """Refuse names of columns that are not there, and columns of text that hold something else."""
+    faults = [f"no column {name!r}" for name in dict.fromkeys(named) if name not in table.names]
     if not text_columns:
         faults.append("text_column names no column")
-    for name in text_columns:
-        kind = getattr(dataset.features.get(name), "dtype", "") if name in dataset.column_names else "string"
-        if kind not in {"string", "large_string"}:
-            faults.append(f"column {name!r} does not hold text but {dataset.features[name]}")
+    for name in dict.fromkeys(text_columns):
+        values = table.columns.get(name, ())
+        wrong = next((row for row, value in enumerate(values) if not isinstance(value, str | None)), None)
+        if wrong is not None:
+            faults.append(
+                f"column {name!r} does not hold text but {kind_of(values[wrong])} in {table.place(wrong)}"
+            )
     if faults:
         raise ValueError(
-            f"data source {source!r}: {'; '.join(faults)}; its columns are {', '.join(dataset.column_names)}"
+            f"data source {source!r}: {'; '.join(faults)}; its columns are {', '.join(table.names)}"
         )
-    return text_columns
 
 
 def _collect(
-    dataset: "Dataset", text_columns: Sequence[str], keys: Mapping[str, str], source: str
-) -> LabelledTexts:
-    """Join the text columns; drop blanks and repeats (a repeat could be trained on and held out)."""
-    columns = {name: dataset[name][:] for name in {*text_columns, *keys.values()}}
-    kept: dict[str, int] = {}
-    for row in range(len(dataset)):
-        pieces = [str(columns[name][row] or "").strip() for name in text_columns]
+    table: Table, source: str, text_columns: Sequence[str], key: str
+) -> tuple[list[str], list[str], tuple[str, ...]]:
+    """Join the text columns; leave out blanks and repeats (a repeat could be trained on and held out).
+
+    Returns
+    -------
+    list[str], list[str], tuple[str, ...]
+        Texts, what each has in the column ``key``, and a note on what was left out.
+    """
+    kept: dict[str, str] = {}
+    left_out: Counter[str] = Counter()
+    keys = table.columns[key] if key else ()
+    for row in range(len(table.lines)):
+        pieces = [str(table.columns[name][row] or "").strip() for name in text_columns]
         text = "\n".join(piece for piece in pieces if piece)
-        if text and all(columns[name][row] is not None for name in keys.values()):
-            kept.setdefault(text, row)
+        name = "" if not key or keys[row] is None else str(keys[row])
+        if not text:
+            left_out[f"without text in {'+'.join(text_columns)}"] += 1
+        elif key and not name.strip():
+            left_out[f"without a value in {key}"] += 1
+        elif text in kept:
+            left_out["with a text that an earlier row has"] += 1
+        elif not (is_encodable(text) and is_encodable(name)):
+            raise ValueError(
+                f"data source {source!r}: {table.place(row)} holds half of a surrogate pair (\\ud800 to"
+                " \\udfff), which is no character; whoever wrote the file cut a character in two"
+            )
+        else:
+            kept[text] = name
     if not kept:
-        raise ValueError(
-            f"data source {source!r} has no text in {'+'.join(text_columns)}: every row is blank"
-        )
-    rows = list(kept.values())
-    read = {name: [str(columns[column][row]) for row in rows] for name, column in keys.items()}
-    return LabelledTexts(texts=list(kept), domains=read.get("domain", ()), labels=read.get("label", ()))
+        causes = _counted(left_out) if key else "every row is blank"
+        raise ValueError(f"data source {source!r} has no text in {'+'.join(text_columns)}: {causes}")
+    notes = (
+        [f"{left_out.total()} of {len(table.lines)} rows left out: {_counted(left_out)}"] if left_out else []
+    )
+    return list(kept), list(kept.values()), tuple(notes)
+
+
+def _counted(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {why}" for why, count in left_out.items())

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from scenario.settings.config import RunConfig
 from scenario.settings.rules import Fault
 from scenario.settings.world import DataSettings
+from sim.sites import MAX_DEFAULT_CLUSTERS
 
 
 def cross_faults(config: RunConfig) -> Iterator[Fault]:
@@ -33,6 +34,12 @@ def cross_faults(config: RunConfig) -> Iterator[Fault]:
             ("population.devices", "population.clusters"),
             f"population.devices must be at least population.clusters, got {population.devices} devices for "
             f"{population.clusters} clusters; a cluster without a device would have no data",
+        )
+    if not population.sites and population.clusters > MAX_DEFAULT_CLUSTERS:
+        yield Fault(
+            ("population.clusters", "population.sites"),
+            f"population.clusters must be at most {MAX_DEFAULT_CLUSTERS} without population.sites, got "
+            f"{population.clusters}; lower it, or name a CSV with more places",
         )
     if config.run.resume and config.strategy == "fedavg":
         yield Fault(

@@ -59,8 +59,8 @@ class ModelSettings(Section):
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto",
-        description="Where models are held: auto = on CUDA where the process sees it (tried on a stand-in, "
-        "never on a real GPU), else on the CPU.",
+        description="Where models are held: auto = on CUDA where the process sees it (a simulation's clients "
+        "see none without a share: --client-gpus), else on the CPU.",
     )
     # Own sub-models of the demo after tuning, two experts kept of eight: 3.895 reroute, 3.893 restrict at
     # half as much time again, 4.033 renormalise, 4.059 mask; merged, reroute is the best (docs/LOG.md).

@@ -7,8 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from scenario.settings.section import Section, require_absolute
-
-DATA_FILE_SUFFIXES = (".csv", ".json", ".jsonl", ".parquet", ".txt")
+from scenario.tables.file_formats import format_of
 
 
 class DataSettings(Section):
@@ -18,7 +17,7 @@ class DataSettings(Section):
         default="embedded",
         min_length=1,
         description='"embedded" (text found on every Python machine), a hub name, or an absolute '
-        "csv/json/jsonl/parquet/txt file.",
+        "csv/tsv/json/jsonl/ndjson/parquet/txt file, as it is or with .gz/.bz2/.xz/.zst behind, or folder.",
     )
     text_column: str = Field(default="text", min_length=1, description="Column that holds the text.")
     domain_column: str = Field(default="", description="Column that names the domain; empty = none.")
@@ -46,7 +45,7 @@ class DataSettings(Section):
     @field_validator("source")
     @classmethod
     def _no_relative_file(cls, source: str) -> str:
-        if source.lower().endswith(DATA_FILE_SUFFIXES) or source.startswith((".", "~")):
+        if format_of(source) or source.startswith((".", "~")):
             require_absolute(source)
         return source
 
@@ -185,7 +184,9 @@ class PopulationSettings(Section):
 
     devices: int = Field(default=96, ge=1, description="Devices in all, dealt evenly to the clusters.")
     clusters: int = Field(default=8, ge=1, description="Regions; each is served by the same passes.")
-    sites: str = Field(default="", description="CSV of cluster places; absolute, empty = built-in places.")
+    sites: str = Field(
+        default="", description="CSV of cluster places; absolute, empty = built-in places, at most 500."
+    )
     devices_per_node: int = Field(default=1, ge=1, description="Devices that one Flower node hosts.")
     # One step of a small model on a battery-powered device; with gaps of hours it bounds a visit's steps.
     step_time_s: float = Field(

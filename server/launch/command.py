@@ -34,6 +34,7 @@ from server.launch.environment import (
     simulation_settings,
 )
 from server.launch.flower_run import FlowerRun, RunEnd
+from server.launch.gpus import check_clients_device, workers_on_gpus
 from server.launch.processes import TAG_VARIABLE, end_all, free_port, port_is_free, tagged
 from server.launch.run_config import merge_run_config, write_run_config
 
@@ -82,9 +83,10 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m serve
         check(options)
         overrides = merge_run_config(options.run_config, runs_folder=Path.cwd() / "runs")
         if options.app.resolve() == repository():
-            read_config(
-                overrides
-            )  # The app does it again; here a refusal takes a second, not a start of Flower.
+            # The app does it again; here a refusal takes a second, not a start of Flower.
+            config = read_config(overrides)
+            if not options.superlink:
+                check_clients_device(config.model.device, options.client_gpus)
     except ValueError as error:
         print(f"launch: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -105,7 +107,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m serve
         clean_up(tag, home, keep=keep)
 
 
-def parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None, prog: str = "python -m server.launch") -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -133,7 +135,8 @@ def parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="GPUs a worker gets, such as 0.25: four share one (default: 0, workers see no GPU)",
+        help="GPUs a worker gets, such as 0.25: at most four share one, whatever --workers says "
+        "(default: 0, workers see no GPU)",
     )
     parser.add_argument(
         "--nodes", type=int, help="Flower nodes that lend their workers (default: 2 per worker, at least 4)"
@@ -166,6 +169,7 @@ def parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
 
 def check(options: argparse.Namespace) -> None:
     """Complete the options in place; raise ValueError with every fault at once."""
+    options.workers = fitting_workers(options.workers, options.client_gpus)
     options.nodes = default_nodes(options.workers) if options.nodes is None else options.nodes
     faults = [
         f"{name} is not installed in {sys.prefix}; "
@@ -212,6 +216,15 @@ def gpu_faults(client_gpus: float) -> list[str]:
         f"--client-gpus {client_gpus:g} asks for a GPU and torch {torch.__version__} sees {found} here; "
         "install a torch built for CUDA, or leave --client-gpus out"
     ]
+
+
+def fitting_workers(workers: int, client_gpus: float) -> int:
+    """Return as many of the workers as this machine's GPUs have room for; all if the GPUs are refused."""
+    if client_gpus == 0 or gpu_faults(client_gpus):
+        return workers
+    import torch  # Only now: it takes seconds.
+
+    return int(min(workers, workers_on_gpus(client_gpus, torch.cuda.device_count())))
 
 
 def prepare(options: argparse.Namespace, overrides: dict[str, object], home: Path, tag: str) -> FlowerRun:

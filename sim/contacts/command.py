@@ -3,13 +3,14 @@
 import argparse
 import csv
 import datetime as dt
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
+from sim.orbits.choice import only_named
 from sim.orbits.orbit import Satellite
 from sim.plans.from_orbits import (
     SkySettings,
@@ -23,7 +24,7 @@ from sim.plans.from_windows import plan_from_windows
 from sim.plans.link import PRESETS, Link, fixed_link, link_preset
 from sim.plans.plan import ContactPlan
 from sim.population import Cluster
-from sim.sites import DEFAULT_SITES, default_clusters, read_sites
+from sim.sites import DEFAULT_SITES, default_clusters, parse_site, read_sites
 from sim.windows.finder import WindowTable
 
 EXAMPLES = """examples:
@@ -68,6 +69,10 @@ class Found:
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sim.contacts") -> int:
     """Run the command; return 0, or 2 for input that cannot be used."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or file of few letters (LANG=C, PYTHONIOENCODING=ascii) shows others by their number.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = _parser(prog).parse_args(arguments)
     try:
         found = _find(options)
@@ -84,18 +89,18 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sim.c
 
 def _find(options: argparse.Namespace) -> Found:
     """Compute windows and plan from the options."""
+    for path in filter(None, (options.out, options.windows, options.picture)):
+        if not path.parent.is_dir():
+            raise ValueError(f"cannot write {path}: there is no folder {path.parent}; make it first")
     settings, clusters, link = _settings(options), _clusters(options), _link(options)
-    satellites = load_satellites(settings)
+    satellites = load_satellites(settings, on_notice=_notice)
     if options.only:
-        chosen = tuple(s for s in satellites if fnmatchcase(s.name.upper(), options.only.upper()))
-        if not chosen:
-            raise ValueError(f"--only {options.only!r} fits none of the {len(satellites)} satellites")
-        satellites = chosen
+        satellites = only_named(satellites, options.only)
     start = start_of(settings, satellites)
     notice_age(satellites, start, settings.span_s, _notice)
     table = find_cluster_windows(settings, satellites, clusters, start, with_peaks=True)
     for left_out in table.left_out:
-        _notice(f"satellite {left_out.satellite} is left out: {left_out.reason}")
+        _notice(str(left_out))
     plan = plan_from_windows(
         table,
         satellites,
@@ -119,7 +124,7 @@ def _find(options: argparse.Namespace) -> Found:
 def _settings(options: argparse.Namespace) -> SkySettings:
     """Return the sky of the options."""
     parts = options.walker.split("/")
-    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
         raise ValueError(f"--walker must be T/P/F such as 24/3/1, got {options.walker!r}")
     total, planes, phasing = (int(part) for part in parts)
     return SkySettings(
@@ -136,7 +141,7 @@ def _settings(options: argparse.Namespace) -> SkySettings:
         ut1_utc_s=options.ut1_utc,
         serving=options.serving,
         area=options.area,
-        gateways=tuple(_site(text, options.mask) for text in options.gateway),
+        gateways=tuple(_sites("--gateway", options.gateway, options.mask)),
     )
 
 
@@ -154,24 +159,14 @@ def _instant(text: str | None) -> dt.datetime | None:
 def _clusters(options: argparse.Namespace) -> tuple[Cluster, ...]:
     """Return the sites of the options, or the default ones."""
     sites = read_sites(options.sites, elevation_mask_deg=options.mask) if options.sites else ()
-    sites += tuple(_site(text, options.mask) for text in options.site)
+    sites += tuple(_sites("--site", options.site, options.mask))
     return sites or default_clusters(len(DEFAULT_SITES), elevation_mask_deg=options.mask)
 
 
-def _site(text: str, mask_deg: float) -> Cluster:
-    """Read NAME,LAT,LON[,ALT_M]."""
-    name, *numbers = text.split(",")
-    try:
-        latitude_deg, longitude_deg, *altitude = (float(number) for number in numbers)
-    except ValueError as error:
-        raise ValueError(f"--site must be NAME,LATITUDE,LONGITUDE[,METRES], got {text!r}") from error
-    return Cluster(
-        name="-".join(name.split()),
-        latitude_deg=latitude_deg,
-        longitude_deg=longitude_deg,
-        altitude_m=altitude[0] if altitude else 0.0,
-        elevation_mask_deg=mask_deg,
-    )
+def _sites(option: str, texts: Sequence[str], mask_deg: float) -> Iterator[Cluster]:
+    """Yield the sites of an option."""
+    for text in texts:
+        yield parse_site(text, elevation_mask_deg=mask_deg, called=option)
 
 
 def _link(options: argparse.Namespace) -> Link:
@@ -185,7 +180,10 @@ def _link(options: argparse.Namespace) -> Link:
 def _write(found: Found, options: argparse.Namespace) -> None:
     """Write the files that were asked for, each whole or not at all."""
     if options.out:
-        from sim.plan_files.files import write_plan  # only here: it needs pyarrow
+        try:
+            from sim.plan_files.files import write_plan
+        except ImportError as error:
+            raise ValueError("--out needs the package pyarrow: pip install pyarrow") from error
 
         write_plan(found.plan, options.out)
     if options.windows:
@@ -241,18 +239,19 @@ def _utc(start: dt.datetime, time_s: float) -> str:
 
 def _report(found: Found, *, full: bool) -> Iterator[str]:
     """Yield the lines of the table: one a site, before it one a pass if asked for."""
+    width = max(14, *(len(cluster.name) for cluster in found.clusters))
     if full:
-        yield f"{'site':14} {'satellite':24} {'rise':24} {'set':24} {'seconds':>10} {'max deg':>8}"
+        yield f"{'site':{width}} {'satellite':24} {'rise':24} {'set':24} {'seconds':>10} {'max deg':>8}"
         for satellite, site, rise, set_, _, _, duration, peak, *_ in _passes(found):
-            yield f"{site!s:14} {satellite!s:24} {rise!s:24} {set_!s:24} {duration!s:>10} {peak!s:>8}"
+            yield f"{site!s:{width}} {satellite!s:24} {rise!s:24} {set_!s:24} {duration!s:>10} {peak!s:>8}"
         yield ""
     yield (
         f"{len(found.satellites)} satellites, {len(found.clusters)} sites, {found.span_s / 3600.0:g} h from "
         f"{_utc(found.start, 0.0)}: {len(found.table.rise_s)} passes"
     )
     yield (
-        f"{'site':14} {'contacts':>8} {'passes':>7} {'in contact':>10} {'mean s':>8} {'longest gap':>12} "
-        f"{'delay s':>9} {'MB down':>12} {'MB up':>12}"
+        f"{'site':{width}} {'contacts':>8} {'passes':>7} {'in contact':>10} {'mean s':>8} "
+        f"{'longest gap':>12} {'delay s':>9} {'MB down':>12} {'MB up':>12}"
     )
     for index, cluster in enumerate(found.clusters):
         contacts = found.plan.contacts[cluster.name]
@@ -263,7 +262,7 @@ def _report(found: Found, *, full: bool) -> Iterator[str]:
         passes = int((found.table.site == index).sum())
         down, up = (1e-6 * sum(c.capacity_bytes(way) for c in contacts) for way in ("down", "up"))
         yield (
-            f"{cluster.name:14} {len(contacts):8} {passes:7} {served_s / found.span_s:10.2%} "
+            f"{cluster.name:{width}} {len(contacts):8} {passes:7} {served_s / found.span_s:10.2%} "
             f"{served_s / len(contacts):8.0f} {gap_s / 3600.0:10.2f} h "
             f"{delay_s:9.3f} {down:12,.2f} {up:12,.2f}"
         )
@@ -284,9 +283,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     sky = parser.add_argument_group("satellites")
     sky.add_argument(
-        "--elements", metavar="FILE", help="TLE, OMM JSON or OMM CSV; else a Walker constellation"
+        "--elements", metavar="FILE", help="TLE, or OMM as JSON, CSV, XML, KVN; else a Walker constellation"
     )
-    sky.add_argument("--only", metavar="PATTERN", help="of these, the names that fit, such as 'ISS*'")
+    sky.add_argument(
+        "--only",
+        metavar="PATTERN",
+        help="of these, the names that fit, such as 'ISS*' (only * and ? stand for other letters)",
+    )
     sky.add_argument("--walker", default="3/3/0", metavar="T/P/F", help="satellites/planes/phasing (3/3/0)")
     sky.add_argument(
         "--pattern", choices=("star", "delta"), default="star", help="of the Walker planes (star)"

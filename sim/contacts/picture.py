@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from sim.orbits.decay import impossible
 from sim.orbits.orbit import Satellite, propagate
 from sim.plans.plan import ContactPlan
 from sim.population import Cluster
@@ -68,7 +69,8 @@ def _draw_timeline(axes: Axes, plan: ContactPlan, clusters: Sequence[Cluster], s
         ]
         # The edge keeps a pass of minutes visible on an axis of days.
         axes.broken_barh(bars, (row - 0.36, 0.72), facecolors=f"C{row % 10}", edgecolors=f"C{row % 10}")
-    axes.set_yticks(range(len(clusters)), [f"{c.name} ({len(plan.contacts[c.name])})" for c in clusters])
+    labels = [f"{c.name} ({len(plan.contacts[c.name])})" for c in clusters]
+    axes.set_yticks(range(len(clusters)), labels, parse_math=False)  # a name may hold dollar signs
     axes.set_ylim(len(clusters) - 0.5, -0.5)
     axes.set_xlim(0.0, plan.horizon_s / 3600.0)
     axes.set_xlabel(f"hours after {start.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC")
@@ -96,6 +98,7 @@ def _draw_map(
             xytext=(5, 4),
             textcoords="offset points",
             fontsize=8,
+            parse_math=False,
         )
     axes.set(xlim=(-180.0, 180.0), ylim=(-90.0, 90.0), aspect="equal")
     axes.set_xticks(range(-180, 181, 60))
@@ -103,7 +106,8 @@ def _draw_map(
     axes.grid(alpha=0.25)
     shown = min(len(satellites), _MAX_TRACKS)
     axes.set_title(f"first revolution of {shown} of {len(satellites)} satellites", loc="left", fontsize=10)
-    axes.legend(loc="lower left", fontsize=7, ncols=3)
+    for text in axes.legend(loc="lower left", fontsize=7, ncols=3).get_texts():
+        text.set_parse_math(False)
 
 
 def _track(satellite: Satellite, start: dt.datetime) -> list[NDArray[np.float64]]:
@@ -111,5 +115,5 @@ def _track(satellite: Satellite, start: dt.datetime) -> list[NDArray[np.float64]
     period_s = 2.0 * np.pi / satellite.record.no_kozai * 60.0
     time_s = np.arange(0.0, min(period_s, 86_400.0) + _TRACK_STEP_S, _TRACK_STEP_S)
     states = propagate([satellite], start, time_s)
-    x, y, z = states.position_km[0][states.error[0] == 0].T
+    x, y, z = states.position_km[0][~impossible([satellite], states)[0]].T
     return cut_for_flat_map(np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y))))

@@ -3,21 +3,29 @@
 Format: "Two-Line Element Set Format", CelesTrak; catalogue numbers above 99,999 in Alpha-5.
 """
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sgp4.api import Satrec
 
 from sim.faults import raise_faults
+from sim.orbits.answers import shown_answer
 from sim.orbits.omm import parse_omm
+from sim.orbits.omm_forms import form_of
 from sim.orbits.orbit import Satellite
-from sim.orbits.records import name_satellites
+from sim.orbits.records import UncoveredSets, days_of, name_satellites, uncovered_theory
+from sim.text_files import read_text
+
+logger = logging.getLogger(__name__)
 
 _LENGTH = 69  # of either line, the last column is the checksum
+_FIRST_YEAR_OF_1900S = 57  # two-digit years from 57 on are of the 1900s, the others of the 2000s
+_TYPE_COLUMN = 63  # of the first line: the ephemeris type
 
-_DECIMAL = r"[ +-]*\d*\.\d+"
+_DECIMAL = r"[+-]? *\d*\.\d+"
 _POWER = r"[ +-]?\d{5}[+-]\d"  # an assumed decimal point before the five digits
 # field: first and last column, counted from 1 as the format does; pattern after stripping blanks.
 _FIELDS: dict[int, tuple[tuple[str, int, int, str], ...]] = {
@@ -43,7 +51,6 @@ _FIELDS: dict[int, tuple[tuple[str, int, int, str], ...]] = {
 }
 # What an ellipse around the Earth allows, in the file's units.
 _RANGES = {
-    "epoch day": (1.0, 367.0),
     "inclination": (0.0, 180.0),
     "right ascension of the node": (0.0, 360.0),
     "argument of perigee": (0.0, 360.0),
@@ -60,24 +67,29 @@ class _Line:
     text: str
 
 
-def read_elements(path: Path | str) -> tuple[Satellite, ...]:
-    """Read an element file of any kind the project knows: TLE, or OMM in JSON or CSV, by its content.
+def read_elements(
+    path: Path | str, *, on_notice: Callable[[str], None] = logger.warning
+) -> tuple[Satellite, ...]:
+    """Read an element file by its content: TLE, or OMM in JSON, CSV, XML or KVN.
+
+    Parameters
+    ----------
+    path : Path or str
+        A name, never a pattern.
+    on_notice : callable
+        Told, a sentence each, which satellites are left out and why.
 
     Raises
     ------
     ValueError
         If the file is absent, or as the reader of its kind says.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"no element file at {path}; give the path of a TLE file, or 'walker'")
-    text = Path(path).read_text(encoding="utf-8-sig", errors="replace")
-    first_line = text.lstrip().partition("\n")[0]
-    if first_line[:1] in ("[", "{") or ("," in first_line and "MEAN_MOTION" in first_line):
-        return parse_omm(text, source=str(path))
-    return parse_tle(text, source=str(path))
+    text = _text(path)
+    parse = parse_omm if form_of(text) else parse_tle
+    return parse(text, source=str(path), on_notice=on_notice)
 
 
-def read_tle(path: Path | str) -> tuple[Satellite, ...]:
+def read_tle(path: Path | str, *, on_notice: Callable[[str], None] = logger.warning) -> tuple[Satellite, ...]:
     """Read a TLE file; see `parse_tle` for what it may hold and what is refused.
 
     Raises
@@ -85,15 +97,24 @@ def read_tle(path: Path | str) -> tuple[Satellite, ...]:
     ValueError
         With path, line number and field of every fault.
     """
-    text = Path(path).read_text(encoding="utf-8", errors="replace")
-    return parse_tle(text, source=str(path))
+    return parse_tle(_text(path), source=str(path), on_notice=on_notice)
 
 
-def parse_tle(text: str, *, source: str = "elements") -> tuple[Satellite, ...]:
+def _text(path: Path | str) -> str:
+    """Return the text of an element file."""
+    try:
+        return read_text(path, "element file")
+    except FileNotFoundError as error:
+        raise ValueError(f"{error}; give the path of a TLE or OMM file, or 'walker'") from None
+
+
+def parse_tle(
+    text: str, *, source: str = "elements", on_notice: Callable[[str], None] = logger.warning
+) -> tuple[Satellite, ...]:
     """Return the satellites of two-line element sets, with or without a name line before each.
 
-    Empty lines and lines that begin with ``#`` are skipped; a leading ``0 `` of a name line
-    (Space-Track's habit) is cut. A satellite without a name is called by its catalogue number, and
+    Empty lines and lines that begin with ``#`` are skipped, blanks before a line too; a leading ``0 `` of a
+    name line (Space-Track's habit) is cut. A satellite without a name is called by its catalogue number, and
     equal names are told apart by it.
 
     Parameters
@@ -102,6 +123,8 @@ def parse_tle(text: str, *, source: str = "elements") -> tuple[Satellite, ...]:
         The content of a file.
     source : str
         What error messages call it.
+    on_notice : callable
+        Told which satellites are left out, since their elements are of another theory (column 63).
 
     Returns
     -------
@@ -112,16 +135,23 @@ def parse_tle(text: str, *, source: str = "elements") -> tuple[Satellite, ...]:
     ------
     ValueError
         With the line number and the field of every fault: checksum, a field that is no number or
-        out of range, a line that lacks its partner, a catalogue number that comes twice.
+        out of range, a line that lacks its partner, a catalogue number that comes twice; or with what the
+        file says if it holds no element lines at all, or if all its satellites are left out.
     """
     lines = [
-        _Line(number=number, text=raw.rstrip())
+        _Line(number=number, text=raw.strip())
         for number, raw in enumerate(text.splitlines(), start=1)
-        if raw.strip() and not raw.startswith("#")
+        if raw.strip() and not raw.lstrip().startswith("#")
     ]
+    if not any(_is_element_line(line, which) for line in lines for which in (1, 2)):
+        says = f"; the file says: {shown_answer(text)}" if lines else ""
+        raise ValueError(
+            f"{source}: no element sets found; expected lines that begin with '1 ' and '2 '{says}"
+        )
     found: list[tuple[str, int, Satrec]] = []
     faults: list[str] = []
     first_line: dict[int, int] = {}
+    uncovered = UncoveredSets(source)
     for name, one, two in _group(lines, faults, source):
         own = [*_line_faults(one, 1, source), *_line_faults(two, 2, source)]
         if not own and one.text[2:7] != two.text[2:7]:
@@ -132,6 +162,9 @@ def parse_tle(text: str, *, source: str = "elements") -> tuple[Satellite, ...]:
         faults.extend(own)
         if own:
             continue
+        if reason := uncovered_theory(one.text[_TYPE_COLUMN - 1].strip()):
+            uncovered.add(name or one.text[2:7].strip(), reason)
+            continue
         record = Satrec.twoline2rv(one.text, two.text)
         if record.satnum in first_line:
             faults.append(
@@ -140,9 +173,8 @@ def parse_tle(text: str, *, source: str = "elements") -> tuple[Satellite, ...]:
             )
         first_line.setdefault(record.satnum, one.number)
         found.append((name, record.satnum, record))
-    if not found and not faults:
-        faults.append(f"{source}: no element sets found; expected lines that begin with '1 ' and '2 '")
     raise_faults(faults)
+    uncovered.tell(on_notice, are_all=not found)
     return name_satellites(found)
 
 
@@ -198,7 +230,9 @@ def _clean_name(line: _Line | None) -> str:
 def _line_faults(line: _Line, which: int, source: str) -> list[str]:
     """Return what is wrong with one line: its length, else its checksum, else its fields."""
     where = f"{source}, line {line.number}"
-    if len(line.text) != _LENGTH or not line.text.isascii():
+    if strange := [c for c in line.text if not " " <= c <= "~"]:
+        return [f"{where}: a line of a TLE is plain ASCII, this one holds {strange[0]!a}"]
+    if len(line.text) != _LENGTH:
         return [f"{where}: a line of a TLE has {_LENGTH} ASCII characters, this one has {len(line.text)}"]
     if line.text[-1] != str(checksum(line.text)):
         return [
@@ -206,6 +240,8 @@ def _line_faults(line: _Line, which: int, source: str) -> list[str]:
             f"{checksum(line.text)}; the line is damaged, fetch it again"
         ]
     faults = []
+    if which == 1 and (fault := _epoch_fault(line.text)):
+        faults.append(f"{where}: {fault}")
     for field, first, last, pattern in _FIELDS[which]:
         text = line.text[first - 1 : last].strip()
         bounds = _RANGES.get(field)
@@ -214,3 +250,16 @@ def _line_faults(line: _Line, which: int, source: str) -> list[str]:
         elif bounds and not bounds[0] <= float(text.replace(" ", "")) <= bounds[1]:
             faults.append(f"{where}: {field} must be in [{bounds[0]:g}, {bounds[1]:g}], got {text}")
     return faults
+
+
+def _epoch_fault(text: str) -> str:
+    """Return what is wrong with the day of the epoch, or nothing: a year of 365 days has no day 366."""
+    try:
+        year, day = int(text[18:20]), float(text[20:32])
+    except ValueError:
+        return ""  # not well formed, which its field says
+    year += 1900 if year >= _FIRST_YEAR_OF_1900S else 2000
+    days = days_of(year)
+    if 1.0 <= day < days + 1:
+        return ""
+    return f"epoch day must be in [1, {days + 1}) in {year}, a year of {days} days, got {text[20:32].strip()}"

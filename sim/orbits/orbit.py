@@ -36,11 +36,14 @@ class Satellite:
         The elements, as the ``sgp4`` package keeps them.
     model : {"sgp4", "two-body"}
         ``two-body`` reads the elements as osculating and lets the ellipse stand still.
+    decay : datetime, optional
+        When it left orbit, where its catalogue says so.
     """
 
     name: str
     record: Satrec
     model: Literal["sgp4", "two-body"] = "sgp4"
+    decay: dt.datetime | None = None
 
     @property
     def epoch(self) -> dt.datetime:

@@ -12,6 +12,7 @@ from sim.plan_files.ion import ION_SUFFIXES, ion_text, plan_from_ion
 from sim.plan_files.rows import COLUMNS, NUMBERS, Row, header, plan_from_rows, read_header, rows_of
 from sim.plan_files.stk import STK_COLUMNS
 from sim.plans.plan import ContactPlan
+from sim.text_files import csv_rows, read_text
 
 _METADATA_KEY = b"ems-fl"
 _FORMATS = f".csv, .parquet, or {', '.join(ION_SUFFIXES)} for ION"
@@ -64,21 +65,19 @@ def read_plan(path: Path | str) -> ContactPlan:
         If there is no such file.
     """
     path = Path(path)
-    if path.suffix == ".csv":
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
         return _read_csv(path)
-    if path.suffix == ".parquet":
+    if suffix == ".parquet":
         return _read_parquet(path)
-    if path.suffix in ION_SUFFIXES:
+    if suffix in ION_SUFFIXES:
         return plan_from_ion(_text(path), file=path.name)
     raise ValueError(f"cannot read a contact plan from {path}: the suffix must be {_FORMATS}")
 
 
 def _text(path: Path) -> str:
     """Return a text file's content, or say that it is none."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path.name}: not a text file") from None
+    return read_text(path, "contact plan")
 
 
 def _write_csv(plan: ContactPlan, path: Path) -> None:
@@ -90,7 +89,8 @@ def _write_csv(plan: ContactPlan, path: Path) -> None:
 
 
 def _read_csv(path: Path) -> ContactPlan:
-    lines = _text(path).splitlines()
+    text = _text(path)
+    lines = text.split("\n")
     if any(STK_COLUMNS[0] in line for line in lines[:5]):
         raise ValueError(
             f"{path.name}: an STK access report has no rates and no scenario start; read it with"
@@ -99,16 +99,17 @@ def _read_csv(path: Path) -> ContactPlan:
     if len(lines) < 2 or not lines[0].startswith("# "):
         raise ValueError(f"{path.name}: a contact plan begins with a '# {{...}}' line and the column names")
     horizon_s, clusters = read_header(lines[0][2:], path.name)
-    columns = next(csv.reader(lines[1:2]))
+    table = csv_rows(text.partition("\n")[2], path.name, first_line=2)
+    _, columns = next(table, (2, []))
     if missing := [name for name in COLUMNS if name not in columns]:
         raise ValueError(f"{path.name}, line 2: lacks the columns {', '.join(missing)}; it has {columns}")
-    rows = _csv_rows(lines, columns)
+    rows = _csv_rows(table, columns)
     return plan_from_rows(rows, horizon_s=horizon_s, clusters=clusters, file=path.name)
 
 
-def _csv_rows(lines: list[str], columns: list[str]) -> Iterator[Row]:
+def _csv_rows(table: Iterator[tuple[int, list[str]]], columns: list[str]) -> Iterator[Row]:
     """Yield the rows below the column names; one of the wrong length lacks its values."""
-    for number, cells in enumerate(csv.reader(lines[2:]), start=3):
+    for number, cells in table:
         if cells:
             fits = len(cells) == len(columns)
             yield Row(f"line {number}", dict(zip(columns, cells, strict=True)) if fits else {})
@@ -121,13 +122,18 @@ def _write_parquet(plan: ContactPlan, path: Path) -> None:
     )
     rows = list(rows_of(plan))
     columns = {name: [row[name] for row in rows] for name in COLUMNS}
-    pyarrow.parquet.write_table(pyarrow.table(columns, schema=schema), path)
+    # A file, not its name: of names pyarrow makes addresses ("a:b") and columns ("year=2026/").
+    with path.open("wb") as file:
+        pyarrow.parquet.write_table(pyarrow.table(columns, schema=schema), file)
 
 
 def _read_parquet(path: Path) -> ContactPlan:
     try:
-        table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowInvalid as fault:
+        with path.open("rb") as file:
+            table = pyarrow.parquet.read_table(file)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no contact plan at {path}") from None
+    except pyarrow.ArrowException as fault:
         raise ValueError(f"{path.name}: not a parquet file ({fault})") from None
     text = (table.schema.metadata or {}).get(_METADATA_KEY, b"").decode()
     horizon_s, clusters = read_header(text, path.name)

@@ -7,15 +7,17 @@ ION reads times in whole seconds and rates that do not change, so what we write 
 as never to promise more than the link carries, one line for each stretch between two knots. The exact plan is
 beside it in comments; reading takes those, after checking that they still say what the lines say.
 
-Source: manual page ionrc(5) of ION 3.2.1, commands ``a contact`` and ``a range``.
+Source: manual page ionrc(5) of ION 3.2.1, commands ``a contact`` and ``a range``; other tools' files are read
+by `sim.plan_files.ion_lines`.
 """
 
 import json
 from collections.abc import Mapping
-from math import ceil, floor, isfinite
-from typing import Any, NamedTuple
+from math import ceil, floor
+from typing import Any
 
 from sim.faults import raise_faults
+from sim.plan_files.ion_lines import IonLine, ion_lines
 from sim.plan_files.pieces import Delay, Piece, join_pieces, overlaps
 from sim.plan_files.rows import header, misplaced, read_header, unwritable
 from sim.plans.plan import DIRECTIONS, Contact, ContactPlan, Direction
@@ -23,17 +25,6 @@ from sim.plans.plan import DIRECTIONS, Contact, ContactPlan, Direction
 ION_SUFFIXES = (".ion", ".ionrc", ".rc")
 SERVER_NODE = "1"
 _PLAN_MARK, _CONTACT_MARK = "# ems-fl-plan ", "# ems-fl-contact "
-
-
-class _Line(NamedTuple):
-    """An ``a contact`` or ``a range`` line."""
-
-    where: str
-    kind: str
-    start_s: float
-    stop_s: float
-    nodes: tuple[str, str]
-    value: float
 
 
 def ion_text(plan: ContactPlan) -> str:
@@ -88,7 +79,7 @@ def plan_from_ion(
     Parameters
     ----------
     text : str
-        The file's content; relative times (``+<s>``); other ION commands are left alone.
+        The file's content, see `sim.plan_files.ion_lines` for the commands and times that are understood.
     file : str
         Named in messages.
     clusters : Mapping[str, str], optional
@@ -104,47 +95,16 @@ def plan_from_ion(
         horizon, rates of zero, nodes that cannot be placed, comments that contradict the lines.
     """
     faults: list[str] = []
-    lines = [
-        line
-        for number, raw in enumerate(text.splitlines(), start=1)
-        if (line := _parse(raw, f"line {number}", faults))
-    ]
-    if not lines and _PLAN_MARK not in text:
-        faults.append("no 'a contact' line")
+    lines = ion_lines(text, faults)
+    if not any(line.kind == "contact" for line in lines) and not faults and _PLAN_MARK not in text:
+        faults.append("no 'a contact' line between two different nodes")
     raise_faults([f"{file}, {fault}" for fault in faults])
     if text.startswith(_PLAN_MARK):
         return _exact(text, lines, file)
     return _foreign(lines, file, clusters, horizon_s)
 
 
-def _parse(raw: str, where: str, faults: list[str]) -> _Line | None:
-    """Return a line of interest, or None; note what is wrong with it."""
-    words = raw.split("#")[0].split()
-    if words[:1] != ["a"] or words[1:2] not in (["contact"], ["range"]):
-        return None
-    kind = words[1]
-    if len(words) < 7:
-        faults.append(f"{where}: 'a {kind}' needs start, stop, two nodes and a value, got {raw.strip()!r}")
-        return None
-    fields = []
-    for name, word in (("start", words[2]), ("stop", words[3]), ("value", words[6])):
-        try:
-            fields.append(float(word))
-            if not isfinite(fields[-1]) or (name != "value" and not word.startswith("+")):
-                raise ValueError
-        except ValueError:
-            rule = "a finite number" if name == "value" else "seconds after the scenario's start, as +60"
-            faults.append(f"{where}: the {name} must be {rule}, got {word!r}")
-            return None
-    start_s, stop_s, value = fields
-    if not 0 <= start_s < stop_s:
-        faults.append(f"{where}: must start at 0 or later and stop later than that, got +{start_s} +{stop_s}")
-    if value < 0 or (kind == "contact" and value == 0):
-        faults.append(f"{where}: a rate must be > 0 and a light time >= 0, got {words[6]}")
-    return _Line(where, kind, start_s, stop_s, (words[4], words[5]), value)
-
-
-def _exact(text: str, lines: list[_Line], file: str) -> ContactPlan:
+def _exact(text: str, lines: list[IonLine], file: str) -> ContactPlan:
     """Return the plan of our own comments, if the lines still say the same."""
     raw = text.splitlines()
     horizon_s, clusters = read_header(raw[0].removeprefix(_PLAN_MARK), file)
@@ -164,9 +124,9 @@ def _exact(text: str, lines: list[_Line], file: str) -> ContactPlan:
     raise_faults([f"{file}, {fault}" for fault in faults])
     contacts = {name: tuple(contact for _, contact in its) for name, its in placed.items()}
     plan = ContactPlan(horizon_s=horizon_s, contacts=contacts)
-    stated = [ours for line in ion_text(plan).splitlines() if (ours := _parse(line, "", faults))]
+    stated = ion_lines(ion_text(plan), faults)
     for found, ours in zip(lines, stated, strict=False):
-        if found._replace(where="") != ours:
+        if found[1:] != ours[1:]:
             faults.append(f"{found.where}: differs from the comment before it")
     if len(lines) != len(stated):
         faults.append(f"{len(lines)} lines where the comments make {len(stated)}")
@@ -179,7 +139,7 @@ def _exact(text: str, lines: list[_Line], file: str) -> ContactPlan:
 
 
 def _foreign(
-    lines: list[_Line], file: str, clusters: Mapping[str, str] | None, horizon_s: float | None
+    lines: list[IonLine], file: str, clusters: Mapping[str, str] | None, horizon_s: float | None
 ) -> ContactPlan:
     """Return the plan of another tool's lines."""
     clusters = _guess_clusters(lines, file) if clusters is None else clusters
@@ -215,11 +175,9 @@ def _foreign(
     )
 
 
-def _guess_clusters(lines: list[_Line], file: str) -> dict[str, str]:
+def _guess_clusters(lines: list[IonLine], file: str) -> dict[str, str]:
     """Return every node but the one that all contacts share, as a cluster of its own name."""
     pairs = [set(line.nodes) for line in lines if line.kind == "contact"]
-    if not pairs:
-        raise ValueError(f"{file}: no 'a contact' line")
     hubs = set.intersection(*pairs)
     if len(hubs) == 2 and SERVER_NODE in hubs:
         hubs = {SERVER_NODE}

@@ -15,6 +15,7 @@ from sim.faults import raise_faults
 from sim.plan_files.pieces import Delay, Piece, join_pieces, overlaps
 from sim.plan_files.rows import SEPARATOR, unwritable
 from sim.plans.plan import ContactPlan
+from sim.text_files import csv_rows, read_text
 
 STK_COLUMNS = ("Start Time (UTCG)", "Stop Time (UTCG)", "Duration (sec)", "From Object", "To Object")
 _TIME_FORMAT = "%d %b %Y %H:%M:%S.%f"
@@ -146,8 +147,7 @@ def _read_windows(path: Path, start: dt.datetime, faults: list[str]) -> list[_Wi
     """Return the windows of a report, noting the faults of its rows."""
     windows: list[_Window] = []
     places: dict[str, int] | None = None
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    for number, raw in enumerate(csv.reader(lines, skipinitialspace=True), start=1):
+    for number, raw in csv_rows(read_text(path, "access report"), path.name):
         cells = [cell.strip() for cell in raw]
         if not any(cells):
             continue

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.faults import raise_faults
 from sim.orbits.elements import read_elements
 from sim.orbits.orbit import Satellite
 from sim.orbits.walker import walker
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 # Prediction error grows with the age of the elements: measured on 393 Starlinks, rises are late by
 # 1.6 s after one day, 2.2 s after three, 5.9 s after seven, and 0.6, 9, 17 % of windows are missed.
 _STALE_DAYS = 3.0
+_FIRST_YEAR, _LAST_YEAR = 1957, 2099  # of satellites, and of what two-digit years and leap years allow for
 _WALKER_START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
@@ -38,7 +40,7 @@ class SkySettings:
     Parameters
     ----------
     elements : str
-        ``walker`` for the constellation below, or the path of an element file (TLE, OMM).
+        ``walker`` for the constellation below, or the path of an element file (TLE, OMM), a name as it is.
     walker_pattern : {"delta", "star"}
     walker_total, walker_planes, walker_phasing : int
         Walker's T/P/F.
@@ -79,8 +81,17 @@ class SkySettings:
     gateways: tuple[Cluster, ...] = ()
 
 
-def load_satellites(sky: SkySettings) -> tuple[Satellite, ...]:
+def load_satellites(
+    sky: SkySettings, *, on_notice: Callable[[str], None] = logger.warning
+) -> tuple[Satellite, ...]:
     """Return the satellites of the settings, or only the one that serves.
+
+    Parameters
+    ----------
+    sky : SkySettings
+        Which satellites.
+    on_notice : callable
+        Told, a sentence each, of element sets of the file that are left out.
 
     Raises
     ------
@@ -98,7 +109,7 @@ def load_satellites(sky: SkySettings) -> tuple[Satellite, ...]:
             pattern=sky.walker_pattern,
         )
     else:
-        satellites = read_elements(sky.elements)
+        satellites = read_elements(sky.elements, on_notice=on_notice)
     if sky.serving == "any":
         return satellites
     chosen = tuple(satellite for satellite in satellites if satellite.name == sky.serving)
@@ -112,8 +123,12 @@ def load_satellites(sky: SkySettings) -> tuple[Satellite, ...]:
 
 
 def start_of(sky: SkySettings, satellites: Sequence[Satellite]) -> dt.datetime:
-    """Return the instant the plan counts its seconds from."""
+    """Return the instant the plan counts its seconds from; ``ValueError`` outside 1957 to 2099."""
     if sky.start is not None:
+        if not _FIRST_YEAR <= sky.start.year <= _LAST_YEAR:
+            raise ValueError(
+                f"the start must be in the years {_FIRST_YEAR} to {_LAST_YEAR}, got {sky.start.isoformat()}"
+            )
         return sky.start
     if sky.elements == "walker":
         return _WALKER_START
@@ -151,12 +166,12 @@ def build_plan(
         For impossible settings, and naming every cluster that no satellite ever sees or that the link
         cannot carry a byte to.
     """
-    satellites = load_satellites(sky)
+    satellites = load_satellites(sky, on_notice=on_notice)
     start = start_of(sky, satellites)
     notice_age(satellites, start, sky.span_s, on_notice)
     table = find_cluster_windows(sky, satellites, clusters, start)
     for left_out in table.left_out:
-        on_notice(f"satellite {left_out.satellite} is left out: {left_out.reason}")
+        on_notice(str(left_out))
     return plan_from_windows(
         table,
         satellites,
@@ -177,12 +192,22 @@ def find_cluster_windows(
     *,
     with_peaks: bool = False,
 ) -> WindowTable:
-    """Return the windows of the clusters, as centres or as areas (those know no highest elevation)."""
+    """Return the windows of the clusters, as centres or as areas (those know no highest elevation).
+
+    Raises
+    ------
+    ValueError
+        For impossible settings, or if no satellite is in orbit at any time of the span.
+    """
     if sky.area not in ("centre", "all"):
         raise ValueError(f"area must be 'centre' or 'all', got {sky.area!r}")
     groups = [corners(cluster) if sky.area == "all" else (cluster,) for cluster in clusters]
     sites = [site for group in groups for site in group]
     table = _find(sky, satellites, sites, start, with_peaks=with_peaks)
+    absent = [left_out for left_out in table.left_out if not left_out.part]
+    if len(absent) == len(table.satellites):
+        choose = "choose a start near the epochs of the elements, or fresh elements"
+        raise_faults([f"no satellite is in orbit in the span; {choose}", *map(str, absent)])
     if len(sites) == len(clusters):
         return table
     ends = np.cumsum([len(group) for group in groups])
@@ -223,7 +248,8 @@ def notice_age(
     satellites: Sequence[Satellite], start: dt.datetime, span_s: float, on_notice: Callable[[str], None]
 ) -> None:
     """Say so when element sets are days away from the simulated time."""
-    middle = start + dt.timedelta(seconds=min(max(span_s, 0.0), 1e9) / 2.0)
+    half_s = span_s / 2.0 if 0.0 < span_s < 1e9 else 0.0  # the search refuses others
+    middle = start + dt.timedelta(seconds=half_s)
     ages_days = [abs((middle - satellite.epoch).total_seconds()) / 86_400.0 for satellite in satellites]
     stale = sum(age > _STALE_DAYS for age in ages_days)
     if stale and any(satellite.record.bstar != 0.0 for satellite in satellites):

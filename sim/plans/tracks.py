@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.orbits.decay import impossible
 from sim.orbits.orbit import Satellite, propagate
 from sim.plans.plan import ContactPlan
 
@@ -56,7 +57,7 @@ def ground_tracks(plan: ContactPlan, satellites: Sequence[Satellite], start: dt.
     most = max(1, min(_MOST_SATELLITES, _MOST_POINTS // len(time_s)))
     shown = sorted(satellites, key=lambda satellite: -served_s[satellite.name])[:most]
     states = propagate(shown, start, time_s)
-    x, y, z = np.moveaxis(np.where(states.error[..., None] == 0, states.position_km, np.nan), -1, 0)
+    x, y, z = np.moveaxis(np.where(impossible(shown, states)[..., None], np.nan, states.position_km), -1, 0)
     return GroundTracks(
         satellites=tuple(satellite.name for satellite in shown),
         num_satellites=len(satellites),

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.faults import raise_faults
-from sim.orbits.orbit import Ephemeris, FloatArray, Satellite, error_text, propagate
+from sim.orbits.decay import Reach, reaches
+from sim.orbits.orbit import Ephemeris, FloatArray, Satellite, propagate
 from sim.population import Cluster
 from sim.windows.geodesy import site_vectors
-from sim.windows.passes import Grid, Passes, no_passes, search
+from sim.windows.passes import Grid, Passes, join, no_passes, search
 
 # Nodes (satellites x times) propagated together: about 100 bytes each.
 _MAX_NODES = 1 << 18
@@ -50,10 +51,17 @@ class ContactWindow:
 
 
 class LeftOut(NamedTuple):
-    """A satellite whose elements cannot be propagated over the whole span, and why."""
+    """A satellite that is not in orbit over the whole span, or whose elements fail: when, and why."""
 
     satellite: str
     reason: str
+    part: str = ""  # such as "from 5400 s on"; empty where it is the whole span
+
+    def __str__(self) -> str:
+        """Return a sentence for who asked."""
+        return (
+            f"satellite {' '.join(filter(None, (self.satellite, 'is left out', self.part)))}: {self.reason}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +78,8 @@ class WindowTable:
     max_elevation_deg : float64 [N] or None
         None where nobody asked for it.
     left_out : tuple[LeftOut, ...]
-        Satellites without windows because they decayed or their elements failed.
+        Satellites without windows, or without them in a part of the span, because they decayed or their
+        elements failed.
     """
 
     satellites: tuple[str, ...]
@@ -151,8 +160,8 @@ def find_window_table(
     Parameters
     ----------
     satellites : Sequence[Satellite]
-        Names all different. Those that SGP4 cannot propagate to the end of the span are left out
-        altogether and listed in the result.
+        Names all different. One that decays, or that SGP4 cannot propagate, is left out from that moment
+        (see `sim.orbits.decay`) and listed in the result; a pass it was in is cut there.
     sites : Sequence[Cluster]
         Names all different, each with its own mask.
     start : datetime
@@ -236,18 +245,23 @@ def find_window_blocks(
     for first in range(0, len(satellites), per_block):
         block = satellites[first : first + per_block]
         states = propagate(block, start, time_s, ut1_utc_s=ut1_utc_s)
-        failed, left_out = _failed(block, states, time_s)
-        good = np.flatnonzero(~failed)
-        passes = no_passes(with_peaks=with_peaks)
-        if len(good):
-            passes = search_grid(_grid(states, good, time_s), vectors, with_peaks=with_peaks)
+        own = reaches(block, states, start, time_s)
+        parts = [no_passes(with_peaks=with_peaks)]
+        for first_time, stop_time in sorted({(reach.first, reach.stop) for reach in own}):
+            rows = np.flatnonzero([reach[:2] == (first_time, stop_time) for reach in own])
+            if stop_time - first_time >= 2:
+                grid = _grid(states, rows, time_s, slice(first_time, stop_time))
+                part = search_grid(grid, vectors, with_peaks=with_peaks)
+                parts.append(_placed(part, rows, float(time_s[first_time])))
+        passes = join(parts)
+        left_out = tuple(_left_out(s.name, r, time_s) for s, r in zip(block, own, strict=True) if r.reason)
         order = np.lexsort((passes.rise_s, passes.satellite, passes.site))
         peaks = passes.max_elevation_deg
         yield WindowTable(
             satellites=names,
             sites=site_names,
             site=passes.site[order].astype(np.int32),
-            satellite=(first + good[passes.satellite[order]]).astype(np.int32),
+            satellite=(first + passes.satellite[order]).astype(np.int32),
             rise_s=passes.rise_s[order],
             set_s=passes.set_s[order],
             rise_clipped=passes.rise_clipped[order],
@@ -275,36 +289,34 @@ def _engine(name: Engine) -> Callable[..., Passes]:
     return search_compiled
 
 
-def _grid(states: Ephemeris, good: NDArray[np.int64], time_s: FloatArray) -> Grid:
-    """Lay the states of the good satellites out flat, one row a coordinate."""
+def _grid(states: Ephemeris, rows: NDArray[np.int64], time_s: FloatArray, part: slice) -> Grid:
+    """Lay the states of some satellites in a part of the time out flat, one row a coordinate."""
     position, velocity = (
-        np.ascontiguousarray(field[good].reshape(-1, 3).T)
+        np.ascontiguousarray(field[rows, part].reshape(-1, 3).T)
         for field in (states.position_km, states.velocity_km_per_s)
     )
     return Grid(
         step_s=float(time_s[-1] / (len(time_s) - 1)),
-        num_times=len(time_s),
+        num_times=part.stop - part.start,
         position_km=position,
         velocity_km_per_s=velocity,
     )
 
 
-def _failed(
-    satellites: Sequence[Satellite], states: Ephemeris, time_s: FloatArray
-) -> tuple[NDArray[np.bool_], tuple[LeftOut, ...]]:
-    """Return which satellites fail somewhere in the span, and say when and why."""
-    left_out = []
-    wrong = (states.error != 0) | ~np.isfinite(states.position_km).all(axis=2)
-    for row in np.flatnonzero(wrong.any(axis=1)).tolist():
-        first = int(np.argmax(wrong[row]))
-        reason = error_text(int(states.error[row, first]))
-        left_out.append(
-            LeftOut(
-                satellites[row].name,
-                f"{reason} at {time_s[first]:.0f} s; its elements are of {satellites[row].epoch:%Y-%m-%d}",
-            )
-        )
-    return wrong.any(axis=1), tuple(left_out)
+def _placed(passes: Passes, rows: NDArray[np.int64], begin_s: float) -> Passes:
+    """Return passes of a part of the satellites and of the time as passes of all of them."""
+    return passes._replace(
+        satellite=rows[passes.satellite], rise_s=passes.rise_s + begin_s, set_s=passes.set_s + begin_s
+    )
+
+
+def _left_out(name: str, reach: Reach, time_s: FloatArray) -> LeftOut:
+    """Say in which part of the span a satellite is left out."""
+    if reach.stop - reach.first < 2:
+        return LeftOut(name, reach.reason)
+    parts = [f"before {time_s[reach.first]:.0f} s"] if reach.first else []
+    parts += [f"from {time_s[reach.stop]:.0f} s on"] if reach.stop < len(time_s) else []
+    return LeftOut(name, reach.reason, " and ".join(parts))
 
 
 def _faults(

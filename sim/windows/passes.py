@@ -105,7 +105,7 @@ def search(grid: Grid, sites: Sites, *, with_peaks: bool) -> Passes:
             block = Sites(*(field[part] for field in sites))
             passes = _find(grid, block, unit_3N, cosine_N, with_peaks=with_peaks)
             found.append(passes._replace(site=part[passes.site]))
-    return _join(found)
+    return join(found)
 
 
 def no_passes(*, with_peaks: bool) -> Passes:
@@ -114,8 +114,8 @@ def no_passes(*, with_peaks: bool) -> Passes:
     return Passes(index, index, edge_s, edge_s, clipped, clipped, edge_s if with_peaks else None)
 
 
-def _join(found: Sequence[Passes]) -> Passes:
-    """Put the windows of several blocks together, in the order of the blocks."""
+def join(found: Sequence[Passes]) -> Passes:
+    """Put the windows of several searches together, in their order."""
     peaks = [passes.max_elevation_deg for passes in found if passes.max_elevation_deg is not None]
     return Passes(
         site=np.concatenate([passes.site for passes in found]),

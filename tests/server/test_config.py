@@ -73,7 +73,10 @@ def test_the_demo_file_says_what_the_defaults_say() -> None:
 
 
 def test_parsing_the_settings_imports_neither_torch_nor_flower() -> None:
-    script = "import sys, server.config as c; c.read_config({}); print({'torch', 'flwr'} & set(sys.modules))"
+    script = (
+        "import sys, scenario.settings.reading as c; c.read_config({}); "
+        "print({'torch', 'flwr'} & set(sys.modules))"
+    )
     command = [sys.executable, "-c", script]
     assert subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout == "set()\n"
 

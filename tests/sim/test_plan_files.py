@@ -191,7 +191,7 @@ def test_the_one_node_of_every_ion_contact_is_the_server() -> None:
         ("a contact +10 +5 1 2 9", "line 1: must start at 0 or later and stop later"),
         ("a contact +1 +5 1 2 0", "line 1: a rate must be > 0"),
         ("a contact +1 +5 1 2 fast", "line 1: the value must be a finite number, got 'fast'"),
-        ("a contact 2021/01/30-10:00:00 +5 1 2 9", "line 1: the start must be seconds after"),
+        ("a contact 2021/13/30-10:00:00 +5 1 2 9", "line 1: the start must be seconds after"),
         ("a contact +1 +5 1 2", "line 1: 'a contact' needs start, stop, two nodes and a value"),
         (
             "a contact +1 +5 1 2 9\na contact +4 +8 1 2 9",

@@ -112,10 +112,10 @@ def test_unknown_people_are_refused_with_the_range() -> None:
 
 def test_sites_are_read_from_a_csv_with_short_names_and_defaults(tmp_path: Path) -> None:
     file = tmp_path / "sites.csv"
-    file.write_text("site,lat,lon,notes,mask\nSioux Falls,43.55,-96.72,x,\nSanya,18.25,109.5,y,25\n")
+    file.write_text("site,lat,lon,#notes,mask\nSioux Falls,43.55,-96.72,x,\nSanya,18.25,109.5,y,25\n")
     first, second = read_sites(file, elevation_mask_deg=5.0)
     assert first == Cluster(
-        name="Sioux-Falls", latitude_deg=43.55, longitude_deg=-96.72, elevation_mask_deg=5.0
+        name="Sioux Falls", latitude_deg=43.55, longitude_deg=-96.72, elevation_mask_deg=5.0
     )
     assert second.elevation_mask_deg == 25.0
 
@@ -137,5 +137,5 @@ def test_a_sites_file_without_a_needed_column_is_refused(tmp_path: Path) -> None
 
 
 def test_more_default_clusters_than_there_are_is_refused_with_the_way_out() -> None:
-    with pytest.raises(ValueError, match=r"must be in \[1, 8\], got 9; for more give a CSV"):
-        default_clusters(9)
+    with pytest.raises(ValueError, match=r"must be in \[1, 500\], got 501; for more give a CSV"):
+        default_clusters(501)

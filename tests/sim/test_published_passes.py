@@ -10,7 +10,6 @@ import pytest
 from sim.orbits.elements import parse_tle
 from sim.orbits.walker import walker
 from sim.population import Cluster
-from sim.sites import read_sites
 from sim.windows.finder import find_window_table, find_windows
 
 DAY_S = 86_400.0
@@ -24,7 +23,8 @@ def star_counts(shared_data: Path, days: float) -> tuple[np.ndarray, np.ndarray]
     """Return our passes and those of the independent two-body count, per station."""
     path = shared_data / "orbits/walker_star_100_13stations.csv"
     with path.open() as stream:
-        theirs = np.array([int(row["passes_91d_numpy_two_body"]) for row in csv.DictReader(stream)])
+        rows = list(csv.DictReader(stream))
+    theirs = np.array([int(row["passes_91d_numpy_two_body"]) for row in rows])
     satellites = walker(
         total=100,
         planes=10,
@@ -35,7 +35,16 @@ def star_counts(shared_data: Path, days: float) -> tuple[np.ndarray, np.ndarray]
         pattern="star",
         model="two-body",
     )
-    sites = read_sites(path, elevation_mask_deg=0.0)
+    sites = [
+        Cluster(
+            name=row["station"],
+            latitude_deg=float(row["lat_deg"]),
+            longitude_deg=float(row["lon_deg"]),
+            altitude_m=float(row["alt_m"]),
+            elevation_mask_deg=0.0,
+        )
+        for row in rows
+    ]
     table = find_window_table(satellites, sites, start=STAR_START, span_s=days * DAY_S)
     return np.bincount(table.site, minlength=len(sites)), theirs
 

@@ -1,0 +1,186 @@
+"""Deal texts to clusters and their devices: apart as long as they go round, drawn from a pool where not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scenario.data import partition
+from scenario.data.partition import Indices
+from scenario.data.text_source import LabelledTexts
+from scenario.tables.table import some
+from sim.population import Device, Population
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterPart:
+    """Indices of the texts of one cluster.
+
+    Parameters
+    ----------
+    heldout : Indices
+        What nobody trains on; at least one.
+    training : Indices
+        What its devices are dealt; at least one.
+    devices : tuple[Indices, ...]
+        Parts of ``training``, a device each in order, at least one text each; apart from each other unless
+        there are fewer texts than devices.
+    """
+
+    heldout: Indices
+    training: Indices
+    devices: tuple[Indices, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deal:
+    """Who has which texts.
+
+    Parameters
+    ----------
+    domains : tuple[str, ...]
+        Of each cluster; "mixed" where the partitioner mixes them.
+    kin : tuple[tuple[int, ...], ...]
+        Per cluster the positions of the clusters whose texts are of the same kind, itself first.
+    parts : tuple[ClusterPart, ...]
+        Of each cluster; what any holds out, none trains on.
+    notes : tuple[str, ...]
+        What a person should know.
+    """
+
+    domains: tuple[str, ...]
+    kin: tuple[tuple[int, ...], ...]
+    parts: tuple[ClusterPart, ...]
+    notes: tuple[str, ...]
+
+
+def deal(
+    found: LabelledTexts,
+    partitioner: str,
+    dirichlet_alpha: float,
+    population: Population,
+    heldout_share: float,
+    seed: int,
+    stream: int,
+) -> Deal:
+    """Deal texts as `scenario.data.federated_text.load_federated_text` says.
+
+    Parameters
+    ----------
+    stream : int
+        Of the random numbers, another for each partitioner.
+
+    Raises
+    ------
+    ValueError
+        If a cluster has no text to hold out and another to train on.
+    """
+    rng = np.random.default_rng([seed, stream])
+    num_clusters = len(population.clusters)
+    shuffled, domains, notes = _to_clusters(found, partitioner, dirichlet_alpha, num_clusters, rng)
+    kin = _kin(domains, apart=partitioner == "dirichlet")
+    pooled = {
+        position for position, of_kind in enumerate(kin) if any(len(shuffled[other]) < 2 for other in of_kind)
+    }
+    _refuse_too_few(shuffled, domains, kin, pooled, population)
+    if pooled:
+        notes.append(
+            f"{len(pooled)} clusters share the training texts and the held-out texts of their domains, which"
+            " have less than two texts for each of their clusters"
+        )
+    halves = [
+        _halves(shuffled, kin[position], position in pooled, heldout_share)
+        for position in range(num_clusters)
+    ]
+    own = _devices_by_cluster(population)
+    # A stream of its own, so that what is dealt apart does not depend on whether some of it is drawn.
+    drawing = np.random.default_rng([seed, stream, 1])
+    parts, num_drawing = [], 0
+    for position, (heldout, training) in enumerate(halves):
+        devices = own[population.clusters[position].name]
+        apart = position not in pooled and len(training) >= len(devices)
+        num_drawing += 0 if apart else len(devices)
+        shares = [device.data_share for device in devices]
+        pieces = partition.apart(training, shares) if apart else partition.drawn(training, shares, drawing)
+        parts.append(ClusterPart(heldout=heldout, training=training, devices=tuple(pieces)))
+    if num_drawing:
+        notes.append(
+            f"{num_drawing} of {len(population.devices)} devices draw their texts at random from those of"
+            " their cluster, which has fewer texts than devices: a text may be on several devices"
+        )
+    return Deal(domains=tuple(domains), kin=kin, parts=tuple(parts), notes=tuple(notes))
+
+
+def _to_clusters(
+    found: LabelledTexts,
+    partitioner: str,
+    dirichlet_alpha: float,
+    num_clusters: int,
+    rng: np.random.Generator,
+) -> tuple[list[Indices], list[str], list[str]]:
+    """Give each cluster its texts; returns parts, domain names and notes."""
+    mixed = ["mixed"] * num_clusters
+    if partitioner == "iid":
+        return partition.iid(len(found.texts), num_clusters, rng), mixed, []
+    if partitioner == "dirichlet":
+        return partition.dirichlet(found.labels, num_clusters, dirichlet_alpha, rng), mixed, []
+    parts, domains = partition.by_domain(found.domains, num_clusters, rng)
+    names = list(dict.fromkeys(found.domains))
+    notes = []
+    if len(names) > num_clusters:
+        notes.append(
+            f"{len(names)} domains for {num_clusters} clusters: not used are {some(names[num_clusters:])}"
+        )
+    if len(names) < num_clusters:
+        notes.append(f"{len(names)} domains for {num_clusters} clusters: clusters share domains")
+    return parts, domains, notes
+
+
+def _kin(domains: Sequence[str], *, apart: bool) -> tuple[tuple[int, ...], ...]:
+    """List for each cluster those of its domain, itself first; only itself where mixtures differ."""
+    if apart:
+        return tuple((position,) for position in range(len(domains)))
+    of_domain: dict[str, list[int]] = {}
+    for position, domain in enumerate(domains):
+        of_domain.setdefault(domain, []).append(position)
+    return tuple(
+        (position, *(other for other in of_domain[domain] if other != position))
+        for position, domain in enumerate(domains)
+    )
+
+
+def _halves(
+    shuffled: Sequence[Indices], kin: Sequence[int], pooled: bool, heldout_share: float
+) -> tuple[Indices, Indices]:
+    """Return what a cluster holds out and what it trains on."""
+    # In the order of the clusters, so that all that share a pool cut it in the same place.
+    texts = np.concatenate([shuffled[other] for other in sorted(kin)]) if pooled else shuffled[kin[0]]
+    num_heldout = min(max(1, round(heldout_share * len(texts))), len(texts) - 1)
+    return texts[:num_heldout], texts[num_heldout:]
+
+
+def _refuse_too_few(
+    shuffled: Sequence[Indices],
+    domains: Sequence[str],
+    kin: Sequence[Sequence[int]],
+    pooled: set[int],
+    population: Population,
+) -> None:
+    faults = []
+    for position in sorted(pooled):
+        total = sum(len(shuffled[other]) for other in kin[position])
+        if total < 2:
+            name = population.clusters[position].name
+            faults.append(f"cluster {name!r} ({domains[position]}) has {total} text{'s' * (total != 1)}")
+    if faults:
+        raise ValueError(
+            f"every cluster needs one text to train on and one held out: {some(faults)}. Use fewer clusters,"
+            " more data, or with 'dirichlet' a larger dirichlet_alpha"
+        )
+
+
+def _devices_by_cluster(population: Population) -> dict[str, list[Device]]:
+    own: dict[str, list[Device]] = {cluster.name: [] for cluster in population.clusters}
+    for device in population.devices:
+        own[device.cluster].append(device)
+    return own
