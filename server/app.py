@@ -28,8 +28,9 @@ from server.record.run_log import EVENTS_FILE, RunLog
 from server.record.scene import write_findings, write_scene
 from server.record.state import STATE_FILE
 from server.record.trackers import tracker_names
+from server.report.html_page import PAGE_FILE
 from server.report.ledger import Ledger
-from server.report.live import LivePage, final_page
+from server.report.live import LivePage, attempt, final_page
 from server.report.screen import render_summary
 from server.report.summary import RunSummary, write_summary
 from server.scene import scene_of
@@ -93,7 +94,8 @@ def run(grid: Grid, config: RunConfig) -> Path:
         write_summary(log.folder, summary)
         if config.report.page:
             with log.doing("drawing the page"):
-                log.say(f"report: {final_page(log.folder)}")
+                fault = attempt(lambda: final_page(log.folder))
+            log.say(fault or f"page: {log.folder / PAGE_FILE}")
         log.say(render_summary(summary))
         if not ledger.train_messages_up:
             raise RuntimeError(

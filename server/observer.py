@@ -9,7 +9,7 @@ from moe.experts import ExpertArrays
 from server.evaluate import Evaluator
 from server.job import Job
 from server.record.run_log import RunLog
-from server.report.live import LivePage
+from server.report.live import LivePage, attempt
 from server.report.screen import render_assignment
 from server.report.summary import ClusterSummary
 from strategy.assignment import Assignment
@@ -50,7 +50,9 @@ class Observer:
             self._page.note(event)
             if event["event"] == "evaluated":
                 with self._log.doing("drawing the page"):
-                    self._page.refresh()
+                    fault = attempt(self._page.refresh)
+                if fault:
+                    self._log.say(fault)
 
     def measure(
         self, values: ExpertArrays, assignment: Assignment | None, *, merges: int, time_s: float

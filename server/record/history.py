@@ -208,6 +208,9 @@ class History:
         self._free_s[event["cluster"]] = event["time_s"]
         ages = [age for update in updates for age in update["staleness"].values()]
         for update in updates:
+            if self._by_node:
+                # On a real network the steps are known from the updates alone.
+                self.steps[event["cluster"]] += update["local_steps"] * len(update["devices"])
             for expert, age in update["staleness"].items():
                 self.staleness[age, update["discount"][expert]] += 1
         examples = sum(update["num_examples"] for update in updates)

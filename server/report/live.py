@@ -1,7 +1,7 @@
 """The page of a run that goes on: kept from its events, written anew at evaluations."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,23 @@ class LivePage:
         took_s = time.monotonic() - began_s
         self._not_before_s = time.monotonic() + took_s / COST_SHARE
         return True
+
+
+def attempt(write: Callable[[], object]) -> str:
+    """Write a page and return "", or a sentence of why it could not be drawn.
+
+    A chart that fails must not end a run of days. A full disk does: nothing else could be written either.
+    """
+    try:
+        write()
+    except OSError:
+        raise
+    except Exception as error:
+        return (
+            f"the page could not be drawn ({type(error).__name__}: {error}); the run itself is not touched by "
+            "that, please report it"
+        )
+    return ""
 
 
 def final_page(folder: Path) -> Path:

@@ -16,7 +16,7 @@ from server.record.history import Evaluation
 from server.report.charts.curves import loss_curves
 from server.report.command import main
 from server.report.html_page import build_page
-from server.report.live import LivePage
+from server.report.live import LivePage, attempt
 from server.report.run_files import read_run
 from tests.report.made_up import EVENTS, SCENE, make_run
 
@@ -104,7 +104,7 @@ def test_names_from_data_are_text_not_markup(run: Path) -> None:
 def test_own_losses_begin_where_the_run_began(run: Path) -> None:
     chart = charts_of(page_of(run))["loss-own"]
     line = chart["figure"]["data"][0]
-    assert (line["x"], line["y"]) == ([0.0, 3400 / 3600], [0.0, -1.25])
+    assert (line["x"], line["y"]) == ([0.0, 3400 / 60], [0.0, -1.25])
     assert chart["choices"]["show"]["loss"]["y"][0] == [4.5, 3.25]
 
 
@@ -219,6 +219,16 @@ def test_a_resumed_run_goes_on_with_the_events_that_are_there(tmp_path: Path) ->
     live = LivePage(folder, SCENE)
     assert live.refresh()
     assert len(charts_of((folder / "report.html").read_text())["loss-merged"]["figure"]["data"][0]["y"]) == 2
+
+
+def test_a_chart_that_fails_is_said_and_ends_nothing_but_a_full_disk_does() -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    assert attempt(lambda: None) == ""
+    assert "ZeroDivisionError: no merges" in attempt(lambda: fail(ZeroDivisionError("no merges")))
+    with pytest.raises(OSError, match="disk"):
+        attempt(lambda: fail(OSError("disk")))
 
 
 def many_events() -> Iterator[dict[str, Any]]:

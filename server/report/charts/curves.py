@@ -7,15 +7,15 @@ from typing import Any
 from server.record.history import Evaluation, Merge
 from server.report.charts.chart import MOST_LINES, Chart, axis, layout, rounded, style
 
-HOUR_S = 3600.0
 Flops = Mapping[str, float]
 """Cluster -> FLOPs of one device step; empty where the model's sizes are not known."""
 
 
 def spent(points: Sequence[Evaluation], flops: Flops, clock: str) -> dict[str, tuple[str, list[float]]]:
     """Return what curves are drawn against: label -> axis title and one value an evaluation."""
+    unit, unit_s = time_unit(points[-1].time_s)
     found = {
-        "time": (f"{clock} time, hours", [point.time_s / HOUR_S for point in points]),
+        "time": (f"{clock} time, {unit}", [point.time_s / unit_s for point in points]),
         "bytes": ("bytes crossed both ways", [point.num_bytes for point in points]),
         "device steps": ("device steps that came up", [float(sum(p.steps.values())) for p in points]),
     }
@@ -25,6 +25,13 @@ def spent(points: Sequence[Evaluation], flops: Flops, clock: str) -> dict[str, t
             [sum(n * flops.get(name, 0.0) for name, n in p.steps.items()) for p in points],
         )
     return found
+
+
+def time_unit(length_s: float) -> tuple[str, float]:
+    """Return the unit that suits a length of time, and its seconds."""
+    if length_s < 7200.0:
+        return "minutes", 60.0
+    return ("hours", 3600.0) if length_s <= 4 * 86_400.0 else ("days", 86_400.0)
 
 
 def loss_curves(
@@ -156,6 +163,7 @@ def train_losses(merges: Sequence[Merge], clusters: Sequence[str]) -> list[Chart
     if not merges:
         return []
     shown = clusters[:MOST_LINES]
+    unit, unit_s = time_unit(merges[-1].time_s)
     data = []
     for number, name in enumerate(shown):
         own = [merge for merge in merges if merge.cluster == name]
@@ -165,7 +173,7 @@ def train_losses(merges: Sequence[Merge], clusters: Sequence[str]) -> list[Chart
                 "type": "scatter",
                 "mode": "lines+markers",
                 "name": name,
-                "x": [round(merge.time_s / HOUR_S, 3) for merge in own],
+                "x": [round(merge.time_s / unit_s, 3) for merge in own],
                 "y": [round(merge.train_loss, 4) for merge in own],
                 "customdata": [[merge.number, merge.num_updates] for merge in own],
                 "line": {"color": colour, "width": 1.5, "dash": dash},
@@ -181,7 +189,7 @@ def train_losses(merges: Sequence[Merge], clusters: Sequence[str]) -> list[Chart
             title="Training loss behind each merge",
             figure={
                 "data": data,
-                "layout": layout(xaxis=axis("time, hours"), yaxis=axis("loss, nats a token")),
+                "layout": layout(xaxis=axis(f"time, {unit}"), yaxis=axis("loss, nats a token")),
             },
             note="Mean over the updates of a merge, weighted by their examples."
             + (f" The first {len(shown)} clusters; {left} more are left out." if left else ""),
