@@ -63,8 +63,8 @@ def attempt(write: Callable[[], object]) -> str:
         raise
     except Exception as error:
         return (
-            f"the page could not be drawn ({type(error).__name__}: {error}); the run itself is not touched by "
-            "that, please report it"
+            f"the page could not be drawn ({type(error).__name__}: {error}); the run itself is not touched "
+            "by that, please report it"
         )
     return ""
 

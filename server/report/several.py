@@ -10,6 +10,8 @@ from server.report.run_files import RunFiles
 from server.report.sections import NONE, Section, Table, step_flops, toml
 
 HOUR_S = 3600.0
+SAME_LOSS = 0.0005
+"""Mean losses nearer to each other than this are shown by the same digits."""
 
 
 def labels(runs: Sequence[RunFiles]) -> list[str]:
@@ -31,10 +33,12 @@ def lead(runs: Sequence[RunFiles], names: Sequence[str]) -> str:
             if (pair := first_screen.losses(run, measure))
         ]
         if len(ends) > 1:
-            said.append(f"by the loss of {what} {min(ends)[1]} ended lowest ({min(ends)[0]:.3f})")
-    return (
-        (", ".join(said) + ".").capitalize() if said else "Too little was measured to say which did better."
-    )
+            lowest, name = min(ends)
+            if all(end - lowest < SAME_LOSS for end, _ in ends):
+                said.append(f"By the loss of {what} they ended alike ({lowest:.3f}).")
+            else:
+                said.append(f"By the loss of {what} {name} ended lowest ({lowest:.3f}).")
+    return " ".join(said) or "Too little was measured to say which did better."
 
 
 def sections(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Section]:
@@ -124,7 +128,12 @@ def _settings(runs: Sequence[RunFiles], names: Sequence[str]) -> Table:
 def _curves(runs: Sequence[RunFiles], names: Sequence[str], measure: str, title: str) -> list[Chart]:
     data, spent = [], []
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
-        points = [point for point in run.history.evaluations if getattr(point, measure)]
+        start = first_screen.losses(run, "own") if run.summary else None
+        points = [
+            point
+            for point in curves.with_start(run.history.evaluations, start.before if start else None)
+            if getattr(point, measure)
+        ]
         if not points:
             continue
         axes = curves.spent(points, step_flops(run), "run's")
@@ -167,6 +176,7 @@ def _grouped(
     key: str,
     title: str,
     y_title: str,
+    names: Sequence[str],
     rows: Sequence[tuple[str, Sequence[Any], Sequence[float | None]]],
     note: str = "",
 ) -> list[Chart]:
@@ -176,10 +186,10 @@ def _grouped(
             "name": name,
             "x": list(x),
             "y": rounded(list(y), 4),
-            "marker": {"color": style(number)[0]},
+            "marker": {"color": style(names.index(name))[0]},  # the same in every chart
             "hovertemplate": f"{name}, %{{x}}: %{{y}}<extra></extra>",
         }
-        for number, (name, x, y) in enumerate(rows)
+        for name, x, y in rows
         if len(x)
     ]
     if not data:
@@ -201,7 +211,9 @@ def _staleness(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Chart]:
             for age in ages
         ]
         rows.append((name, [str(age) for age in ages], shares))
-    return _grouped("staleness", "Staleness of updates", "% of experts merged", rows, "In merges behind.")
+    return _grouped(
+        "staleness", "Staleness of updates", "% of experts merged", names, rows, "In merges behind."
+    )
 
 
 def _captures(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Chart]:
@@ -214,7 +226,7 @@ def _captures(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Chart]:
         for run, name in zip(runs, names, strict=True)
         if run.history.assignment
     ]
-    return _grouped("capture", "Routing that the assigned experts capture", "% of routing", rows)
+    return _grouped("capture", "Routing that the assigned experts capture", "% of routing", names, rows)
 
 
 def _gains(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Chart]:
@@ -228,7 +240,7 @@ def _gains(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Chart]:
             for run, name in zip(runs, names, strict=True)
             if (pair := first_screen.losses(run, measure))
         ]
-        charts += _grouped(f"gain-{measure}", title, "nats a token", rows)
+        charts += _grouped(f"gain-{measure}", title, "nats a token", names, rows)
     return charts
 
 
@@ -243,7 +255,7 @@ def _moved(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Chart]:
         if run.findings and run.scene
     ]
     return _grouped(
-        "moved", "How far the furthest expert of each layer has moved", "norm of its change", rows
+        "moved", "How far the furthest expert of each layer has moved", "norm of its change", names, rows
     )
 
 
@@ -257,6 +269,7 @@ def _windows(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Chart]:
         "fill",
         "Share of the windows' bytes that was used",
         "% of capacity",
+        names,
         rows,
         "Windows up to the run's end.",
     )

@@ -50,8 +50,7 @@ def loss_curves(
         Losses of the own sub-models before tuning: there are none at the first evaluation, because nobody
         has experts yet, but they are measured when a run ends.
     """
-    if own_before and points:
-        points = [replace(points[0], own=own_before), *points[1:]]
+    points = with_start(points, own_before)
     charts = []
     for key, title, note, get in (
         (
@@ -111,6 +110,13 @@ def _loss_chart(
             },
         },
     )
+
+
+def with_start(points: Sequence[Evaluation], own_before: Mapping[str, float] | None) -> Sequence[Evaluation]:
+    """Return the evaluations with the own sub-models' losses before tuning at the first."""
+    if own_before and points:
+        return [replace(points[0], own=own_before), *points[1:]]
+    return points
 
 
 def _own(point: Evaluation) -> Mapping[str, float]:
