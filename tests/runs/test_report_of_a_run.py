@@ -161,7 +161,7 @@ def test_the_slider_moves_the_satellites_and_says_who_trains(whole_run: Path) ->
         before = browser.value(places)
         # Input events, as a hand at the slider makes them.
         browser.value(
-            "(() => { const s = document.getElementById('time'); "
+            "(() => { const s = document.getElementById('slider'); "
             f"s.value = Math.round({time_s} / 10); s.dispatchEvent(new Event('input')); }})()"
         )
         browser.wait(f"{places} !== {json.dumps(before)}")
