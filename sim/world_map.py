@@ -15,18 +15,11 @@ _POLE_TURN_DEG = 30.0
 def coastlines() -> list[FloatArray]:
     """Return the coastlines as ``[point, (longitude, latitude)]`` in degrees.
 
-    The file lists ``lon, lat, lon, lat, ...`` of each line. Segments that close a polygon along the date line
-    or below Antarctica are no coast and are left out.
+    The file lists ``lon, lat, lon, lat, ...`` of each line, without the lines that close a polygon along the
+    date line and below Antarctica.
     """
     lines = json.loads(Path(__file__).with_name("coastline.json").read_text(encoding="utf-8"))["lines"]
-    return [piece for line in lines for piece in _without_edges(np.array(line).reshape(-1, 2))]
-
-
-def _without_edges(line: FloatArray) -> list[FloatArray]:
-    on_side, on_bottom = np.abs(line[:, 0]) >= 179.95, line[:, 1] <= -89.0
-    is_edge = (on_side[:-1] & on_side[1:]) | (on_bottom[:-1] | on_bottom[1:])
-    pieces = np.split(line, np.flatnonzero(is_edge) + 1)
-    return [piece for piece in pieces if len(piece) > 1]
+    return [np.array(line, dtype=np.float64).reshape(-1, 2) for line in lines]
 
 
 def cut_for_flat_map(longitude_deg: FloatArray, latitude_deg: FloatArray) -> list[FloatArray]:

@@ -81,7 +81,9 @@ def sections_of(run: RunFiles) -> list[Section]:
             else [],
         ),
         Section(
-            key="timeline", title="Timeline", charts=timeline.timeline(scene, history, run.clusters, run.end_s)
+            key="timeline",
+            title="Timeline",
+            charts=timeline.timeline(scene, history, run.clusters, run.end_s),
         ),
         Section(
             key="learning",

@@ -125,6 +125,7 @@ def _figure(scene: Scene, gains: Mapping[str, float], projection: str) -> dict[s
         },
     ]
     geo: dict[str, Any] = {
+        # Plotly would fetch its own outlines of the world; without base layers it asks for nothing.
         "visible": False,
         "projection": {"type": projection},
         "lonaxis": {"showgrid": True, "dtick": 30, "gridwidth": 0.5},
