@@ -43,7 +43,7 @@ def profile(message: Message, context: Context) -> Message:
         memory_bytes=min(state.memory_bytes(device) for device in instructions.devices),
         fingerprint=state.fingerprint,
     )
-    return profile_reply(answer, message)
+    return instructions.sign(profile_reply(answer, message))
 
 
 @app.train()
@@ -63,7 +63,7 @@ def tune(message: Message, context: Context) -> Message:
         train_loss=sum(r.num_examples * r.loss for r, _ in outcomes) / examples,
         local_steps=max(result.steps for result, _ in outcomes),
     )
-    return update_reply(update, message)
+    return instructions.sign(update_reply(update, message))
 
 
 @app.evaluate()

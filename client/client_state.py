@@ -12,10 +12,11 @@ import torch
 from flwr.app import Context
 from numpy.typing import NDArray
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from client.train import TrainSpec
 from demo.base_model import resolve_model_name
+from moe.disk.tokens import load_tokenizer
 from moe.experts import ExpertId, Tuning
 from moe.export.checkpoint import fingerprint
 from moe.submodel.routing import routing_mass
@@ -91,7 +92,7 @@ class ClientState:
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        return AutoTokenizer.from_pretrained(self.path)
+        return load_tokenizer(self.path)
 
     def _pack(self, device_id: int) -> NDArray[np.int64]:
         """Return the device's token blocks [N, T]."""

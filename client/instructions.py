@@ -8,11 +8,12 @@ import math
 from dataclasses import dataclass
 from typing import cast
 
-from flwr.app import Context, Message
+from flwr.app import ConfigRecord, Context, Message
 
 from scenario.settings.config import RunConfig
 from sim.grid.transit import SKY_RECORD
 from sim.population import Population
+from strategy.messages import CONFIG
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,12 @@ class Instructions:
     devices: tuple[int, ...]
     steps: int
     wall_budget_s: float
+
+    def sign(self, reply: Message) -> Message:
+        """Return the reply; a deployed node's says which devices it is for, which nobody else knows."""
+        if math.isfinite(self.wall_budget_s) and CONFIG not in reply.content:
+            reply.content[CONFIG] = ConfigRecord({"cluster": self.cluster, "devices": list(self.devices)})
+        return reply
 
 
 def read_instructions(
@@ -72,10 +79,14 @@ def _hosted_devices(context: Context, population: Population) -> tuple[int, ...]
     """Read ``devices="0-11"`` (or ``"0,3,5"``), or ``cluster="NAME"`` for all of a cluster."""
     node = context.node_config
     if "devices" in node:
-        devices = _parse_ranges(str(node["devices"]))
         known = {device.device_id for device in population.devices}
+        devices = _parse_ranges(str(node["devices"]), limit=max(known) + 1)
         if not devices or not known.issuperset(devices):
             raise ValueError(f"devices={node['devices']!r}: this run has devices 0 to {max(known)}")
+        if twice := sorted({device for device in devices if devices.count(device) > 1}):
+            raise ValueError(
+                f"devices={node['devices']!r} names {', '.join(map(str, twice))} twice; a device counts once"
+            )
         return devices
     if "cluster" in node:
         cluster = str(node["cluster"])
@@ -86,12 +97,12 @@ def _hosted_devices(context: Context, population: Population) -> tuple[int, ...]
     )
 
 
-def _parse_ranges(text: str) -> tuple[int, ...]:
-    """Return the whole numbers of a text such as ``0-3,7``."""
+def _parse_ranges(text: str, limit: int) -> tuple[int, ...]:
+    """Return the whole numbers of a text such as ``0-3,7``; no more than one of them beyond the limit."""
     numbers: list[int] = []
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
         if not first.isdecimal() or (last and not last.isdecimal()):
             raise ValueError(f"devices={text!r} must be numbers and ranges such as 0-11 or 0,3,5")
-        numbers += range(int(first), int(last or first) + 1)
+        numbers += range(min(int(first), limit), min(int(last or first), limit) + 1)
     return tuple(numbers)

@@ -23,6 +23,8 @@ from demo.tokenizer import train_tokenizer
 Report = Callable[[str], None]
 
 _REPORT_INTERVAL_S = 2.0
+# Versions before the cache noticed damage keep theirs: they would not know what to do with these.
+_SEALED = "sealed"
 
 
 def resolve_model_name(name: str, progress: Report = print) -> str:
@@ -62,7 +64,7 @@ def ensure_base_model(progress: Report, recipe: Recipe = DEFAULT) -> Path:
     ValueError
         If this machine lacks the text the model is made from (see `demo.corpus.domains`).
     """
-    path = cache.folder("demo-model", recipe.key(), corpus.digest())
+    path = cache.folder("demo-model", recipe.key(), corpus.digest(), _SEALED)
     return cache.ensure(path, lambda folder: make_base_model(folder, progress, recipe), progress)
 
 
@@ -123,13 +125,13 @@ def main(arguments: list[str] | None = None) -> int:
         source = ensure_base_model(
             lambda text: print(f"{time.monotonic() - started_s:5.0f} s  {text}", flush=True)
         )
-    except ValueError as error:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as beside:
+            shutil.copytree(source, Path(beside) / "copy", ignore=shutil.ignore_patterns(".*"))
+            os.replace(Path(beside) / "copy", out)
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as beside:
-        shutil.copytree(source, Path(beside) / "copy")
-        os.replace(Path(beside) / "copy", out)
     print(f"made in {time.monotonic() - started_s:.0f} s: {out}")
     if options.measure:
         from demo.measure import describe

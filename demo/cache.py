@@ -1,7 +1,12 @@
-"""Folders made once per machine: complete or absent, and made by one process at a time."""
+"""Folders made once per machine: complete or absent, and made by one process at a time.
+
+Each carries a list of its files with their SHA-256: what a full disk, a crash or a hand has damaged is
+noticed, and made again.
+"""
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -12,15 +17,28 @@ from pathlib import Path
 
 _POLL_S = 0.5
 _WAIT_REPORT_INTERVAL_S = 3.0
+_SEAL = ".sha256.json"
 
 
 def root() -> Path:
-    """Return the cache: ``$EMS_FL_CACHE``, else ``$XDG_CACHE_HOME/ems-fl``, else ``~/.cache/ems-fl``."""
+    """Return the cache: ``$EMS_FL_CACHE``, else ``$XDG_CACHE_HOME/ems-fl``, else ``~/.cache/ems-fl``.
+
+    Raises
+    ------
+    ValueError
+        If nothing is set and this user has no home.
+    """
     own = os.environ.get("EMS_FL_CACHE")
-    if own:
-        return Path(own).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared).expanduser() if shared else Path.home() / ".cache") / "ems-fl"
+    try:
+        if own:
+            return Path(own).expanduser()
+        return (Path(shared).expanduser() if shared else Path.home() / ".cache") / "ems-fl"
+    except RuntimeError as error:
+        raise ValueError(
+            f"there is no home folder to keep the cache in ({error}); set EMS_FL_CACHE to a folder that can "
+            "be written"
+        ) from None
 
 
 def folder(kind: str, *keys: str) -> Path:
@@ -30,7 +48,7 @@ def folder(kind: str, *keys: str) -> Path:
 
 
 def ensure(path: Path, make: Callable[[Path], None], progress: Callable[[str], None]) -> Path:
-    """Return ``path``, filled by ``make`` if it is not there.
+    """Return ``path``, filled by ``make`` if it is not there or not as it was made.
 
     Parameters
     ----------
@@ -39,21 +57,24 @@ def ensure(path: Path, make: Callable[[Path], None], progress: Callable[[str], N
     make : Callable[[Path], None]
         Fills the empty folder it is given.
     progress : Callable[[str], None]
-        Told at least every 5 s that another process is making it, while that is so.
+        Told at least every 5 s that another process is making it, while that is so; and of damage.
 
     Raises
     ------
     ValueError
         If the cache cannot be written; says how to name another.
     """
-    if path.is_dir():
+    if _is_whole(path):
         return path
-    _check_writable(path.parent)
+    _check_writable(path)
     with _locked(path.with_name(f"{path.name}.lock"), progress):
-        if not path.is_dir():
+        if not _is_whole(path):
+            if path.is_dir():
+                progress(f"{path} is damaged, or of an older version: making it again")
             making = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
             try:
                 make(making)
+                (making / _SEAL).write_text(json.dumps(_digests(making), indent=0), encoding="utf-8")
                 making.chmod(0o755)  # mkdtemp's folder is the owner's alone
                 _put(making, path)
             finally:
@@ -61,23 +82,50 @@ def ensure(path: Path, make: Callable[[Path], None], progress: Callable[[str], N
     return path
 
 
-def _check_writable(parent: Path) -> None:
+def _is_whole(path: Path) -> bool:
+    """Tell whether a folder is there and holds what was put into it."""
+    try:
+        sealed = json.loads((path / _SEAL).read_text(encoding="utf-8"))
+        return bool(sealed == _digests(path))
+    except (OSError, ValueError):
+        return False
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != _SEAL
+    }
+
+
+def _check_writable(path: Path) -> None:
+    parent = path.parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=parent).close()
     except OSError as error:
+        damage = f"{path} is damaged, or of an older version, and " if os.path.isdir(path) else ""
         raise ValueError(
-            f"the cache {parent} cannot be written ({error.strerror}); set EMS_FL_CACHE to a folder that can"
+            f"{damage}the cache {parent} cannot be written ({error.strerror}); set EMS_FL_CACHE to a folder "
+            "that can"
         ) from error
 
 
 def _put(making: Path, path: Path) -> None:
+    # Where files have no locks another process may have been first; what it made is as good.
+    if _is_whole(path):
+        return
+    damaged = making.with_name(f"{making.name}-damaged")
+    if path.is_dir():
+        path.rename(damaged)
     try:
         os.replace(making, path)
     except OSError:
-        # Where files have no locks another process may have been first; what it made is as good.
-        if not path.is_dir():
+        if not _is_whole(path):
             raise
+    finally:
+        shutil.rmtree(damaged, ignore_errors=True)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 import torch
 from flwr.app import Context
@@ -34,6 +35,8 @@ from server.report.live import LivePage, attempt, final_page
 from server.report.screen import render_summary
 from server.report.summary import RunSummary, write_summary
 from server.scene import scene_of
+from server.screen.ascii_screen import say
+from server.screen.last_word import REFUSED, STOPPED, say_last
 from server.summarise import model_card, summarise
 
 app = ServerApp()
@@ -41,15 +44,19 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the app; a refusal is printed in full before Flower sees it as a failure."""
+    """Run the app; what ends it is said in its own words, last of all."""
     try:
         run(grid, read_config(context.run_config))
     except ValueError as refusal:
-        print(f"\nThe run was refused: {refusal}\n", flush=True)
+        say_last(refusal, REFUSED)
         raise
-    except OSError as failure:
-        print(f"\nThe run stopped: {failure}\n", flush=True)
+    except (OSError, NothingLearnedError) as failure:
+        say_last(failure, STOPPED)
         raise
+
+
+class NothingLearnedError(RuntimeError):
+    """A run ended without a single merge."""
 
 
 def run(grid: Grid, config: RunConfig) -> Path:
@@ -59,7 +66,7 @@ def run(grid: Grid, config: RunConfig) -> Path:
     ------
     ValueError
         If something the user gave cannot be used; nothing has been written then.
-    RuntimeError
+    NothingLearnedError
         If the run ended without a single merge: nothing was learned.
     OSError
         If the disk failed, most often because it is full; says how to go on.
@@ -70,7 +77,7 @@ def run(grid: Grid, config: RunConfig) -> Path:
     torch.set_num_threads(1)
     tracker_names(config.report.trackers)  # refused now, not after the models are made
     saved = Saved.read(Path(config.run.resume)) if config.run.resume else None
-    job = prepare(config, say=_say)
+    job = prepare(config, say=say)
     if saved is not None:
         saved.check(job)
     evaluator = Evaluator(config, job.path, job.tuning, job.text, job.clusters)
@@ -98,7 +105,7 @@ def run(grid: Grid, config: RunConfig) -> Path:
             log.say(fault or f"page: {log.folder / PAGE_FILE}")
         log.say(render_summary(summary))
         if not ledger.train_messages_up:
-            raise RuntimeError(
+            raise NothingLearnedError(
                 f"no device's update ever reached the server; {log.folder / EVENTS_FILE} says why. A longer "
                 "sky.hours, a lower sky.elevation-mask-deg or a faster link gives devices more contact"
             )
@@ -122,7 +129,7 @@ def _saying_how_to_go_on(folder: Path) -> Iterator[None]:
         if (folder / STATE_FILE).is_file():
             way_on = (
                 "is saved up to its last state; put that right and go on with: flwr run . --stream "
-                f"--run-config {folder / RESUME_FILE} (or move the folder to another disk, "
+                f"--run-config {quote(str(folder / RESUME_FILE))} (or move the folder to another disk, "
                 "and set run.resume to its new place)"
             )
         raise OSError(f"{error}. The run in {folder} {way_on}") from error
@@ -136,10 +143,6 @@ def _export(job: Job, outcome: Outcome, folder: Path, summary: RunSummary) -> No
     # Full tuning, and a family that PEFT cannot adapt, have no adapter to take home: their merged
     # checkpoint is not a matter of choice.
     if job.tuning.method != "full" and not is_adapter:
-        _say("PEFT cannot adapt the experts of this family: taken home as a merged checkpoint")
+        say("PEFT cannot adapt the experts of this family: taken home as a merged checkpoint")
     if job.config.run.export_merged or not is_adapter:
         export_merged(job.path, outcome.values, job.tuning, folder / "merged", replace=True)
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)

@@ -209,12 +209,23 @@ def _world(
         if saved:
             # Messages in flight ended with Flower's run: their nodes are asked anew.
             saved.strategy.in_flight.clear()
-        began_s = time.monotonic() - (saved.extra["clock_s"] if saved else 0.0)
-        return PatientGrid(grid, on_event=observer.event, clock=(clock := _since(began_s))), clock, None, dict
+        deployed, clock = deployed_grid(job, grid, observer, saved)
+        return deployed, clock, None, dict
     sky = satellite_grid(job, grid, log, observer, visibility="in-view")
     if saved:
         sky.restore(saved.sky)
     return sky, lambda: sky.now_s, sky.expects, sky.snapshot
+
+
+def deployed_grid(
+    job: Job, grid: Grid, observer: Observer, saved: Saved | None = None
+) -> tuple[PatientGrid, Callable[[], float]]:
+    """Return Flower's grid over a real link, made patient, and the clock of the run."""
+    clock = _since(time.monotonic() - (saved.extra["clock_s"] if saved else 0.0))
+    deployed = PatientGrid(grid, on_event=observer.event, clock=clock, horizon_s=job.horizon_s)
+    for node_id, profile in saved.strategy.profiles.items() if saved else ():
+        deployed.remember(node_id, profile.devices)
+    return deployed, clock
 
 
 def satellite_grid(

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
-from transformers import AutoTokenizer
 
 from moe.device import choose_device
+from moe.disk.tokens import load_tokenizer
 from moe.experts import ExpertArrays, ExpertId, Tuning
 from moe.objective import mean_loss
 from moe.tuning.adapters import MergedModel, set_arrays
@@ -41,7 +41,7 @@ class Evaluator:
     def __init__(
         self, config: RunConfig, path: str, tuning: Tuning, text: FederatedText, clusters: tuple[str, ...]
     ) -> None:
-        tokenizer = self._tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = self._tokenizer = load_tokenizer(path)
         self._config, self._path, self._tuning = config, path, tuning
         self._dtype = config.model.dtype
         self._heldout: Mapping[str, NDArray[np.int64]] = {

@@ -3,21 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import psutil
-from transformers import AutoTokenizer
-
-from demo.base_model import ensure_base_model, resolve_model_name
-from moe.device import choose_device
-from moe.disk.layout import read_layout
 from moe.experts import ExpertArrays, ExpertLayout, Tuning
 from moe.export.checkpoint import fingerprint
 from moe.tuning.adapters import initial_arrays
-from scenario.contact_plan import plan_from
-from scenario.data.federated_text import FederatedText, check_blocks
-from scenario.derive import population_from, text_from, tuning_from
+from scenario.data.federated_text import FederatedText
+from scenario.derive import tuning_from
 from scenario.settings.config import RunConfig
+from server.inputs import read_world
+from server.model_input import check_memory, read_model
 from sim.plans.plan import ContactPlan
 from sim.population import Population
+
+__all__ = ["FLOAT32_BYTES", "Job", "adapter_bytes_per_expert", "check_memory", "prepare"]
 
 FLOAT32_BYTES = 4
 
@@ -89,49 +86,20 @@ def prepare(config: RunConfig, say: Callable[[str], None]) -> Job:
     ValueError
         If the sites, the sky, the data or the checkpoint cannot be used.
     """
-    choose_device(config.model.device)  # refused now, not when the first model is loaded
-    population = population_from(config)
-    plan = plan_from(config, population, say) if config.sky.simulated else None
-    text = text_from(config, population)
-    for note in text.notes:
-        say(f"note: {note}")
-    # Last, because the demo's model takes a minute to make: a misspelt column is refused at once.
-    if config.model.name == "demo":
-        ensure_base_model(say)
-    path = str(resolve_model_name(config.model.name))
-    layout, tuning = read_layout(path, config.model.dtype), tuning_from(config)
-    if not config.evaluate.streamed:
-        check_memory(layout.total_bytes, psutil.virtual_memory().total)
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    for note in check_blocks(text, tokenizer, population, sequence_length=config.data.sequence_length):
-        say(f"note: {note}")
+    world = read_world(config, say)
+    path, layout = read_model(config, world, say)
+    tuning = tuning_from(config)
     return Job(
         config=config,
-        population=population,
-        plan=plan,
-        text=text,
+        population=world.population,
+        plan=world.plan,
+        text=world.text,
         path=path,
         fingerprint=fingerprint(path),
         layout=layout,
         tuning=tuning,
         initial=initial_arrays(path, tuning, layout.experts),
     )
-
-
-def check_memory(model_bytes: int, machine_bytes: int) -> None:
-    """Refuse to hold the whole model on a machine that it is larger than.
-
-    Raises
-    ------
-    ValueError
-        If it is; says which setting does without.
-    """
-    if model_bytes > machine_bytes:
-        raise ValueError(
-            f"to measure the merged model the server holds it whole, {model_bytes / 1e9:.1f} GB in "
-            f"model.dtype, and this machine has {machine_bytes / 1e9:.1f} GB of memory; set "
-            "evaluate.streamed = true, which reads its experts from disk as they are needed"
-        )
 
 
 def adapter_bytes_per_expert(job: Job) -> int:

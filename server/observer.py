@@ -85,6 +85,11 @@ class Observer:
                 f"{event['cluster']:<12} merge {event['merges']:>3}: {len(event['updates'])} updates, "
                 f"staleness {_span(stale)}, train loss {mean_train_loss(event):.3f}"
             )
+        if kind == "round":
+            loss = event["train_loss"]
+            return f"round {event['round']}{_cut(event)}" + (
+                f", train loss {loss:.3f}" if loss is not None else ""
+            )
         if kind == "refused":
             return f"node {event['node']} refused ({event['failures']} in a row): {event['reason'][:400]}"
         if kind == "assigned":
@@ -108,7 +113,12 @@ def assignment_table(job: Job, event: Mapping[str, Any]) -> str:
     ]
     shared = [group for group in event["groups"] if len(group) > 1]
     note = "".join(f"more clusters than experts: {', '.join(group)} share theirs\n" for group in shared)
-    return render_assignment(rows, event["near_uniform"]) + note
+    return render_assignment(rows, near_uniform_gains(event)) + note
+
+
+def near_uniform_gains(event: Mapping[str, Any]) -> dict[str, float]:
+    """Return the clusters whose capture an assignment calls near uniform, with its ratio to random's."""
+    return {name: event["capture"][name] / event["random_capture"][name] for name in event["near_uniform"]}
 
 
 def experts_per_layer(job: Job, event: Mapping[str, Any], cluster: str) -> tuple[int, ...]:
@@ -126,6 +136,12 @@ def mean_train_loss(event: Mapping[str, Any]) -> float:
 def nodes_by_cluster(job: Job) -> dict[int, str]:
     """Return the cluster of every node that is known beforehand: those of a simulated sky."""
     return {node.node_id: node.cluster for node in job.population.nodes} if job.plan else {}
+
+
+def _cut(event: Mapping[str, Any]) -> str:
+    """Return how many nodes answered in a round, and whether the horizon came before the others."""
+    answered = f"{event['answered']} of {event['asked']} nodes answered"
+    return f" was cut by the horizon: {answered}" if event["is_cut"] else f": {answered}"
 
 
 def _span(numbers: list[int]) -> str:

@@ -4,19 +4,26 @@ Measured on Flower 1.41: pulling the reply of a node that is offline consumes th
 the reply, even one that is already there; and a pull blocks while any of its replies is still
 uploading, so that a slow node holds up a fast one. Hence: pull only what belongs to nodes that are
 online, one message id at a time, side by side.
+
+Nobody deals the devices out here: every SuperNode says which it hosts. One that names another's is turned
+away, so that a device counts once, whatever the strategy.
 """
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import monotonic, sleep
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import Error, Message, RecordDict
+from flwr.app.message import make_message
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from typing_extensions import override
 
+from server.hosts import Hosts, read_host
 from sim.grid.message_bytes import ERROR_BYTES, content_bytes
+from strategy.messages import METRICS, TURNED_AWAY
 
 MAX_PULLS = 32
 """Replies that are fetched side by side; each may block while its node uploads."""
@@ -33,16 +40,31 @@ class PatientGrid(Grid):
         Seconds since the run began, for the events.
     on_event : callable
         Gets ``delivered`` when a message is handed to Flower and ``arrived`` when its reply is here,
-        with their bytes; ``crossed`` is empty, because nobody here knows the windows.
+        with their bytes; ``crossed`` is empty, because nobody here knows the windows. ``joined`` when a node
+        first says which devices it hosts, and ``turned-away`` when they are another's.
+    horizon_s : float
+        On the clock: `send_and_receive` waits no longer.
     """
 
     def __init__(
-        self, inner: Grid, *, clock: Callable[[], float], on_event: Callable[[dict[str, Any]], None]
+        self,
+        inner: Grid,
+        *,
+        clock: Callable[[], float],
+        on_event: Callable[[dict[str, Any]], None],
+        horizon_s: float = math.inf,
     ) -> None:
         self._inner, self._clock, self._on_event = inner, clock, on_event
+        self._horizon_s = horizon_s
+        self._hosts = Hosts()
+        self._told: dict[int, str] = {}
         self._node_of: dict[str, int] = {}
         self._pulls: dict[str, Future[list[Message]]] = {}
         self._pool = ThreadPoolExecutor(MAX_PULLS, thread_name_prefix="pull")
+
+    def remember(self, node_id: int, devices: Sequence[int]) -> None:
+        """Take in what a node said it hosts before this grid was made."""
+        self._hosts.claim(node_id, devices, ())
 
     @override
     def set_run(self, run: Run) -> None:
@@ -66,7 +88,9 @@ class PatientGrid(Grid):
 
     @override
     def get_node_ids(self) -> Iterable[int]:
-        return list(self._inner.get_node_ids())
+        """Return the nodes that are online and not turned away."""
+        online = list(self._inner.get_node_ids())
+        return [node_id for node_id in online if not self._hosts.is_turned_away(node_id, set(online))]
 
     @override
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -92,7 +116,7 @@ class PatientGrid(Grid):
         for reply in replies:
             message_id = reply.metadata.reply_to_message_id
             self._log("arrived", message_id, self._node_of.pop(message_id), reply)
-        return replies
+        return [self._admitted(reply, online) for reply in replies]
 
     @override
     def send_and_receive(
@@ -101,17 +125,31 @@ class PatientGrid(Grid):
         """As Flower's, with patience for nodes that are away; ``timeout`` in real seconds."""
         waiting, replies = set(self.push_messages(messages)), list[Message]()
         end_s = None if timeout is None else monotonic() + timeout
-        while waiting and (end_s is None or monotonic() < end_s):
+        while waiting and (end_s is None or monotonic() < end_s) and self._clock() < self._horizon_s:
             arrived = list(self.pull_messages(waiting))
             replies += arrived
             waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
             sleep(0.5)
         return replies
 
+    def _admitted(self, reply: Message, online: set[int]) -> Message:
+        """Return a reply, or an error in its place if the devices it is for are another node's."""
+        if (host := read_host(reply)) is None:
+            return reply
+        (cluster, devices), node_id = host, reply.metadata.src_node_id
+        reason = self._hosts.claim(node_id, devices, online)
+        if self._told.get(node_id) != reason:
+            self._told[node_id] = reason
+            news = {"event": "turned-away", "reason": reason} if reason else {"event": "joined"}
+            who = {"node": node_id, "cluster": cluster, "devices": list(devices)}
+            self._on_event({"time_s": self._clock(), **news, **who})
+        return make_message(reply.metadata, error=Error(TURNED_AWAY, reason)) if reason else reply
+
     def _log(self, kind: str, message_id: str, node_id: int, message: Message) -> None:
         carried = content_bytes(message.content) if message.has_content() else ERROR_BYTES
         self._on_event(
-            {
+            _steps(message)
+            | {
                 "event": kind,
                 "time_s": self._clock(),
                 "node": node_id,
@@ -124,3 +162,9 @@ class PatientGrid(Grid):
 
     def _pull(self, message_id: str) -> list[Message]:
         return list(self._inner.pull_messages([message_id]))
+
+
+def _steps(message: Message) -> dict[str, Any]:
+    """Return the local steps that an update says each of its devices took; nothing for other messages."""
+    metrics = message.content.metric_records.get(METRICS) if message.has_content() else None
+    return {"steps": metrics["local-steps"]} if metrics is not None and "local-steps" in metrics else {}

@@ -8,7 +8,7 @@ from scenario.settings.config import RunConfig
 from server.ems_fl_run import Outcome
 from server.evaluate import Evaluator
 from server.job import FLOAT32_BYTES, Job
-from server.observer import experts_per_layer
+from server.observer import experts_per_layer, near_uniform_gains
 from server.report.ledger import Ledger
 from server.report.screen import near_uniform_warning
 from server.report.summary import ClusterSummary, Cost, RunSummary, cost_of_messages
@@ -42,7 +42,8 @@ def summarise(
         )
         for name, domain in zip(job.clusters, job.text.domains, strict=True)
     )
-    warning = near_uniform_warning(assigned["near_uniform"]) if assigned else ""
+    warning = near_uniform_warning(near_uniform_gains(assigned)) if assigned else ""
+    turned_away = [f"node {node} was refused: {why}" for node, why in ledger.turned_away.items()]
     return RunSummary(
         strategy=job.config.strategy,
         clusters=clusters,
@@ -54,7 +55,7 @@ def summarise(
         stop_reason=outcome.stop_reason,
         run_folder=folder,
         is_simulated=job.plan is not None,
-        warnings=(warning,) if warning else (),
+        warnings=(*filter(None, [warning]), *turned_away),
     )
 
 
@@ -98,8 +99,9 @@ def _experts(job: Job, ledger: Ledger, cluster: str) -> tuple[int, ...]:
 
 
 def _arrived_steps(job: Job, ledger: Ledger, cluster: str) -> int:
-    nodes = [node for node in job.population.nodes if node.cluster == cluster]
-    return sum(ledger.steps_by_node[node.node_id] * len(node.device_ids) for node in nodes)
+    hosted = {node.node_id: len(node.device_ids) for node in job.population.nodes if job.plan}
+    hosted |= ledger.num_hosted
+    return sum(ledger.steps_by_node[node] * hosted.get(node, 0) for node in ledger.nodes_of(cluster))
 
 
 def _spent(job: Job, outcome: Outcome, ledger: Ledger) -> Cost:

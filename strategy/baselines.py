@@ -1,23 +1,142 @@
-"""What EMS-FL is compared with, over the same Grid."""
+"""What EMS-FL is compared with, over the same Grid: Flower's own FedAvg, which ends with the horizon.
 
+Every expert, everybody asked, a barrier in every round. With a frozen ``A`` the average of the values is
+exact, as in EMS-FL, so that the comparison is one of splitting and asynchrony alone.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
+from typing_extensions import override
+
+from strategy.replies import MAX_REASON_LENGTH, error_text
+
+POLL_INTERVAL_S = 1.0
+"""Real seconds between two looks at who is here."""
 
 
-def fedavg(*, num_nodes: int, fraction: float) -> FedAvg:
-    """Return Flower's own FedAvg: every expert, everybody asked, a barrier in every round.
+class HorizonReachedError(Exception):
+    """There is no time for another round."""
 
-    With a frozen ``A`` the average of the values is exact, as in EMS-FL, so that the comparison is
-    one of splitting and asynchrony alone. It waits for whoever is out of contact, so the grid must
-    show it all nodes.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """What came of one round.
+
+    Parameters
+    ----------
+    number : int
+        From 1.
+    asked, answered : int
+        Nodes.
+    failures : Mapping[int, str]
+        Why, by node, of those that answered with an error.
+    is_cut : bool
+        Whether the horizon came before every node had answered.
+    train_loss : float or None
+        Mean over what was trained, weighted by examples, nats a token; None if nobody trained.
+    """
+
+    number: int
+    asked: int
+    answered: int
+    failures: Mapping[int, str]
+    is_cut: bool
+    train_loss: float | None
+
+
+class BoundedFedAvg(FedAvg):
+    """FedAvg that begins no round after the horizon.
+
+    Flower's own goes through all its rounds and evaluates after each, though nobody can answer any more. It
+    waits for whoever is out of contact, so the grid must show it all nodes.
 
     Parameters
     ----------
     num_nodes : int
-        Nodes there are.
+        Nodes there must be before a round begins.
     fraction : float
-        Share of them asked in every round, in (0, 1].
+        Share of the nodes asked in every round, in (0, 1].
+    seed : int
+        Of who is asked, in which order. Flower draws from Python's global generator, which Flower's own
+        threads draw from too.
+    is_over : callable
+        Whether the horizon is reached.
+    on_round : callable
+        Receives every `Round` before the model is measured.
+    on_wait : callable
+        Told who is awaited while there are too few nodes.
     """
-    asked = max(1, round(fraction * num_nodes))
-    return FedAvg(
-        fraction_train=fraction, fraction_evaluate=0.0, min_train_nodes=asked, min_available_nodes=num_nodes
-    )
+
+    def __init__(
+        self,
+        *,
+        num_nodes: int,
+        fraction: float,
+        seed: int,
+        is_over: Callable[[], bool],
+        on_round: Callable[[Round], None],
+        on_wait: Callable[[str], None],
+    ) -> None:
+        asked = max(1, round(fraction * num_nodes))
+        super().__init__(
+            fraction_train=fraction,
+            fraction_evaluate=0.0,
+            min_train_nodes=asked,
+            min_available_nodes=num_nodes,
+        )
+        self._is_over, self._on_round, self._on_wait = is_over, on_round, on_wait
+        self._asked = 0
+        self._random_state = random.Random(seed).getstate()
+
+    @override
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return a round's orders; as Flower's.
+
+        Raises
+        ------
+        HorizonReachedError
+            If there is no time for the round, or the nodes did not come in time.
+        """
+        while not self._is_over() and (here := len(list(grid.get_node_ids()))) < self.min_available_nodes:
+            self._on_wait(f"waiting for nodes: {here} of at least {self.min_available_nodes} are here")
+            time.sleep(POLL_INTERVAL_S)
+        if self._is_over():
+            raise HorizonReachedError
+        random.setstate(self._random_state)
+        orders = list(super().configure_train(server_round, arrays, config, grid))
+        self._random_state = random.getstate()
+        self._asked = len(orders)
+        return orders
+
+    @override
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average what came; as Flower's."""
+        replies = list(replies)
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        failures = {
+            reply.metadata.src_node_id: error_text(reply.error)[:MAX_REASON_LENGTH]
+            for reply in replies
+            if reply.has_error()
+        }
+        loss = metrics.get("train-loss") if metrics is not None else None
+        self._on_round(
+            Round(
+                number=server_round,
+                asked=self._asked,
+                answered=len(replies) - len(failures),
+                failures=failures,
+                is_cut=len(replies) < self._asked and self._is_over(),
+                train_loss=float(loss) if isinstance(loss, int | float) else None,
+            )
+        )
+        return arrays, metrics

@@ -194,7 +194,7 @@ class EmsFl(Strategy):
         return True
 
     def _assign(self) -> Assignment:
-        profiles = self.state.profiles.values()
+        profiles = self.state.hosts.values()
         mass, limit = {}, {}
         for cluster in [name for name in self.settings.clusters if any(p.cluster == name for p in profiles)]:
             of_cluster = [profile for profile in profiles if profile.cluster == cluster]

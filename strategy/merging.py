@@ -41,4 +41,4 @@ def merge_pass(cluster: str, state: EmsFlState, settings: EmsFlSettings) -> dict
 
 
 def _examples_of(cluster: str, state: EmsFlState) -> int:
-    return sum(p.num_examples for p in state.profiles.values() if p.cluster == cluster)
+    return sum(p.num_examples for p in state.hosts.values() if p.cluster == cluster)

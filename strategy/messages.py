@@ -19,6 +19,8 @@ from moe.experts import ExpertArrays, ParameterKey
 ARRAYS = "arrays"
 CONFIG = "config"
 METRICS = "metrics"
+TURNED_AWAY = 1000
+"""Code of the error in place of a reply whose node takes no part; Flower's own codes are small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import Error, Message
 
-from strategy.messages import read_profile, read_update
+from strategy.messages import TURNED_AWAY, read_profile, read_update
 from strategy.settings import EmsFlSettings
 from strategy.state import Arrival, EmsFlState, InFlight
 
@@ -37,7 +37,7 @@ def receive_reply(
     sent = state.in_flight.pop(reply.metadata.reply_to_message_id)
     try:
         if reply.has_error():
-            raise ValueError(f"Flower error {reply.error.code}: {reply.error.reason}")
+            raise ValueError(error_text(reply.error))
         event = None
         if sent.versions:
             _wait_for_pass(reply, node_id, sent, state, now_s)
@@ -47,6 +47,11 @@ def receive_reply(
         return _refuse(str(fault)[:MAX_REASON_LENGTH], node_id, state, settings)
     state.failures.pop(node_id, None)
     return event
+
+
+def error_text(error: Error) -> str:
+    """Return what an error in place of a reply says."""
+    return str(error.reason) if error.code == TURNED_AWAY else f"Flower error {error.code}: {error.reason}"
 
 
 def _register(reply: Message, node_id: int, state: EmsFlState, settings: EmsFlSettings) -> dict[str, Any]:

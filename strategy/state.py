@@ -92,6 +92,16 @@ class EmsFlState:
         return self.versions.get(expert, 0)
 
     @property
+    def hosts(self) -> dict[int, Profile]:
+        """Profiles of the nodes that host the devices now: one that took over another's stands for both."""
+        holder = {device: node for node, profile in self.profiles.items() for device in profile.devices}
+        return {
+            node: profile
+            for node, profile in self.profiles.items()
+            if all(holder[device] == node for device in profile.devices)
+        }
+
+    @property
     def busy_nodes(self) -> set[int]:
         """Nodes that owe an answer."""
         return {sent.node_id for sent in self.in_flight.values()}

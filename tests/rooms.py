@@ -46,16 +46,25 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # side by side: neither imports the other
     "client": (
         *("scenario", "scenario.settings", "scenario.data", "strategy", "demo"),
-        *("moe", "moe.submodel", "moe.tuning", "moe.export", "sim", "sim.grid"),
+        *("moe", "moe.disk", "moe.submodel", "moe.tuning", "moe.export", "sim", "sim.grid"),
     ),
-    "server.record": ("scenario.settings", "strategy", "moe", "moe.disk"),
+    "server.screen": (),
+    "server.record": ("server.screen", "scenario.settings", "strategy", "moe", "moe.disk"),
     "server.report.charts": ("server.record", "sim"),
     "server.report": ("server.record", "server.report.charts", "scenario.settings", "sim"),
     "server": (
-        *("server.record", "server.report", "scenario", "scenario.settings", "scenario.data", "strategy"),
+        *(
+            "server.screen",
+            "server.record",
+            "server.report",
+            "scenario",
+            "scenario.settings",
+            "scenario.data",
+            "strategy",
+        ),
         *("demo", "moe", "moe.disk", "moe.tuning", "moe.export", "sim", "sim.plans", "sim.grid"),
     ),
-    "server.launch": ("server.record", "scenario.settings"),
+    "server.launch": ("server", "server.screen", "server.record", "scenario.settings", "scenario.tables"),
     # one command over all
     "cli": ("server.launch", "server.report", "moe.inspect", "moe.export", "sim.contacts"),
 }

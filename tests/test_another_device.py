@@ -2,9 +2,8 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.rooms import ROOT
 
 
 def test_models_and_a_whole_run_compute_on_another_device_what_they_do_on_the_cpu() -> None:

@@ -1,21 +1,31 @@
 """Where a checkpoint is: a folder here, or a name on the Hugging Face hub."""
 
+import errno
 from functools import lru_cache
 from pathlib import Path
 
+_NOT_WRITTEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT)
 
-def resolve_folder(path: str | Path) -> Path:
+
+def resolve_folder(path: str | Path, commit: str | None = None) -> Path:
     """Return the folder of a local path or hub name.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder or name.
+    commit : str, optional
+        Which version of a name; a folder here is what it is.
 
     Raises
     ------
     ValueError
         If it is neither a folder here nor a model the hub can give.
     """
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
     name = str(path)
+    if is_folder(path):
+        return expanded(path).resolve()
+    folder = expanded(path)
     looks_local = (
         folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1 or folder.exists()
     )
@@ -25,7 +35,32 @@ def resolve_folder(path: str | Path) -> Path:
             f"model path {name!r} {what}; give the folder of a checkpoint with config.json and "
             "*.safetensors, or a hub name like 'organisation/model'"
         )
-    return fetch(name)
+    return fetch(name, commit)
+
+
+def is_folder(path: str | Path) -> bool:
+    """Tell whether a model path is a folder on this machine.
+
+    Raises
+    ------
+    ValueError
+        If the machine does not let that be seen, or no path can be so.
+    """
+    try:
+        return expanded(path).is_dir()
+    except OSError as error:
+        raise ValueError(
+            f"model path {str(path)!r} cannot be looked at ({error.strerror}); give the folder of a "
+            "checkpoint that this user may read"
+        ) from None
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with ``~`` and ``~user`` put in full; where there is no such user, as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def hub_name(folder: Path) -> tuple[str, str] | None:
@@ -58,14 +93,21 @@ def fetch(name: str, commit: str | None = None) -> Path:
     ValueError
         If the hub does not give it.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    # The publisher's own format beside transformers': as large again, and read by nobody here.
+    unwanted = ["original/*", "consolidated*"]
     try:
-        return Path(snapshot_download(name, revision=commit, allow_patterns=patterns))
+        return Path(snapshot_download(name, revision=commit, allow_patterns=wanted, ignore_patterns=unwanted))
     except Exception as error:
         # The hub client raises many unrelated types (HTTP, OS, its own); to the user they are one fault.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        if isinstance(error, OSError) and error.errno in _NOT_WRITTEN:
+            raise ValueError(
+                f"model {name!r} cannot be put into the hub's cache {constants.HF_HUB_CACHE} ({reason}); set "
+                "HF_HOME to a folder that can be written and has room"
+            ) from error
         raise ValueError(
             f"model {name!r} is not a folder here and could not be fetched from the hub "
             f"({reason}); check the name and the connection, or download it and give the folder"

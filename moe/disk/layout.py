@@ -1,22 +1,27 @@
 """What a checkpoint's experts look like, from its configuration and headers alone."""
 
+from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
     PreTrainedConfig,
+    PreTrainedModel,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from moe.disk.config_fields import as_read, blame, check_fields, check_window
 from moe.disk.shards import TORCH_DTYPES, Checkpoint, open_checkpoint
 from moe.disk.storage import Storage
 from moe.experts import ExpertLayout
 from moe.factors import PROJECTIONS
 from moe.families.blocks import REFUSED_FAMILIES, TESTED_FAMILIES, MoEBlock, find_blocks
+from moe.families.choice_limits import check_choices
 from moe.families.repairs import repair
 from moe.families.router_weight import weight_name
 
@@ -86,10 +91,41 @@ def open_storage(path: str | Path, dtype: torch.dtype | str = "auto") -> Storage
         As `read_layout`.
     """
     checkpoint = open_checkpoint(path)
+    held = resolve_dtype(dtype, checkpoint)
     config = read_config(checkpoint)
+    where, fields = f"checkpoint {checkpoint.folder}", as_read(checkpoint.config)
+    check_window(where, config)
+    try:
+        model = _empty_model(config, held)
+    except Exception as error:
+        # Families stumble over values that mean nothing with exceptions of many types.
+        raise blame(where, fields, error, lambda others: _empty_model(_config_of(others), held)) from error
+    try:
+        blocks = find_blocks(model)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    except Exception as error:
+        raise blame(where, fields, error, lambda others: _blocks_of(others, held)) from error
+    check_choices(where, fields, blocks)
+    return Storage(checkpoint, model, blocks)
+
+
+def _empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     with torch.device("meta"):
-        model = auto_class(config).from_config(config, dtype=resolve_dtype(dtype, checkpoint))
-    return Storage(checkpoint, model, find_blocks(model))
+        model: PreTrainedModel = auto_class(config).from_config(config, dtype=dtype)
+    return model
+
+
+def _blocks_of(fields: Mapping[str, Any], dtype: torch.dtype) -> tuple[MoEBlock, ...]:
+    return find_blocks(_empty_model(_config_of(fields), dtype))
+
+
+def _config_of(fields: Mapping[str, Any]) -> PreTrainedConfig:
+    """Return the configuration of the content of a ``config.json``, as `read_config`."""
+    content = deepcopy(dict(fields))
+    config: PreTrainedConfig = CONFIG_MAPPING[content["model_type"]].from_dict(content)
+    auto_class(config)
+    return repair(config, fields)
 
 
 def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
@@ -101,11 +137,13 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
         If it needs code from the checkpoint, names an unknown or refused family, or is no language model.
     """
     where = f"checkpoint {checkpoint.folder}"
-    family = str(checkpoint.config.get("model_type"))
+    said = checkpoint.config.get("model_type")
+    if said is None:
+        raise ValueError(f"{where} has no model_type in config.json; give the folder of a model, or add it")
+    family = str(said)
     if family in REFUSED_FAMILIES:
         raise ValueError(f"{where}: family {family!r} is refused: {REFUSED_FAMILIES[family]}")
-    known = _known_families()
-    if family not in known:
+    if family not in CONFIG_MAPPING:
         if "auto_map" in checkpoint.config:
             raise ValueError(
                 f"{where} needs code of its own ({checkpoint.config['auto_map']}), which is never run; "
@@ -115,15 +153,15 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
             f"{where} has model_type {family!r} in config.json, which this transformers does not know; "
             f"MoE families that are tested here: {', '.join(sorted(TESTED_FAMILIES))}"
         )
+    fields = as_read(checkpoint.config)
+    check_fields(where, fields, checkpoint.tensors)
     try:
-        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+        config = _config_of(fields)
     except Exception as error:
         # Configuration classes validate with exceptions of many types.
-        raise ValueError(
-            f"{where} has an invalid config.json: {str(error).splitlines()[0]}; correct it"
-        ) from error
-    auto_class(config)
-    return repair(config, checkpoint.config)
+        raise blame(where, fields, error, _config_of) from error
+    config.name_or_path = str(checkpoint.folder)
+    return config
 
 
 # Causal first: a few families have several heads, and this one needs nothing but tokens.
@@ -168,12 +206,6 @@ def resolve_dtype(dtype: torch.dtype | str, checkpoint: Checkpoint) -> torch.dty
     if dtype not in named:
         raise ValueError(f"dtype must be one of auto, {', '.join(named)}, got {dtype!r}")
     return named[dtype]
-
-
-def _known_families() -> set[str]:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    return set(CONFIG_MAPPING.keys())
 
 
 def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:

@@ -1,16 +1,12 @@
 """A checkpoint on disk: which tensor lies where, read from headers; values only when asked for.
 
-The headers of safetensors files are parsed here (8 bytes of length, JSON, data), because a file cut
-short, a missing shard or a wrong index must be refused before anything is allocated, and because the
-exporter patches single experts inside a shard.
-Format: https://huggingface.co/docs/safetensors/index#format
+Headers are parsed by ourselves (`moe.disk.headers`), because a file cut short, a missing shard or a wrong
+index must be refused before anything is allocated, and because the exporter patches single experts
+inside a shard.
 """
 
-import json
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from moe.disk.headers import QUANTISED, HeaderError, read_header
 from moe.disk.hub import resolve_folder
+from moe.disk.json_file import read_object
+from moe.disk.weight_files import WeightFiles, find_weights
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -29,13 +28,13 @@ TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "I32": torch.int32,
     "I16": torch.int16,
     "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
     "U8": torch.uint8,
+    "C64": torch.complex64,
     "BOOL": torch.bool,
 }
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
-# A header is JSON of about 100 bytes a tensor; safetensors itself refuses more than this.
-_MAX_HEADER_BYTES = 100_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +72,21 @@ class Checkpoint:
         Its ``config.json``.
     tensors : Mapping[str, TensorSpec]
         By the name they have on disk.
+    weights : WeightFiles
+        The files they lie in.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], tensors: Mapping[str, TensorSpec]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, TensorSpec],
+        weights: WeightFiles,
+    ) -> None:
         self.folder = folder
         self.config = config
         self.tensors = tensors
+        self.weights = weights
         self.bytes_read = 0
 
     def map(self, name: str) -> torch.Tensor:
@@ -142,104 +150,78 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         faults of the files at once.
     """
     folder = resolve_folder(path)
-    config = _read_json(folder / "config.json", f"checkpoint {folder}")
-    if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "unknown")
+    where = f"checkpoint {folder}"
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{where} has no config.json; {_what_it_is(folder)}")
+    config = read_object(folder / "config.json", where)
+    _refuse_quantised(where, config)
+    if (folder / "adapter_config.json").is_file():
         raise ValueError(
-            f"checkpoint {folder} is quantised ({method}); experts are sliced and tuned in fp32, bf16 or "
-            "fp16: save a dequantised copy and use that"
+            f"{where} has an adapter beside its weights (adapter_config.json), which transformers would add "
+            "to them by itself; merge it, or move it to a folder of its own"
         )
-    names, faults = _shard_files(folder)
-    tensors: dict[str, TensorSpec] = {}
-    for file in sorted(set(names.values()) if names else [_SINGLE]):
-        found, fault = _read_header(folder / file)
-        tensors.update(found)
-        faults += [fault] if fault else []
-    faults += [
-        f"{file} lacks tensor {name!r}, which the index says it holds"
-        for name, file in names.items()
-        if name not in tensors or tensors[name].file.name != file
-    ][:5]
+    weights = find_weights(folder, config)
+    tensors, faults = _read_headers(folder, weights)
     if faults:
+        raise ValueError(f"{where} is damaged: " + "; ".join(faults) + "; download or save it again")
+    quantised = [name for name, spec in tensors.items() if spec.dtype in QUANTISED]
+    if quantised:
         raise ValueError(
-            f"checkpoint {folder} is damaged: " + "; ".join(faults) + "; download or save it again"
+            f"{where} holds {quantised[0]!r} as {tensors[quantised[0]].dtype}: it is quantised, though its "
+            f"config.json has no quantization_config; {_DEQUANTISE}"
         )
-    return Checkpoint(folder, config, tensors)
+    return Checkpoint(folder, config, tensors, weights)
+
+
+_DEQUANTISE = "experts are sliced and tuned in fp32, bf16 or fp16: save a dequantised copy and use that"
+
+
+def _refuse_quantised(where: str, config: Mapping[str, Any]) -> None:
+    """Refuse what says that it is quantised, in the whole or in a part of it; null says nothing."""
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        said = part.get("quantization_config")
+        if said is None:
+            continue
+        if not isinstance(said, dict) or not said:
+            raise ValueError(
+                f"{where} has quantization_config = {said!r} in config.json, which is no description of a "
+                "quantisation; take the line out if its weights are not quantised"
+            )
+        raise ValueError(f"{where} is quantised ({said.get('quant_method', 'unknown')}); {_DEQUANTISE}")
+
+
+def _what_it_is(folder: Path) -> str:
+    """Return what to do about a folder that is no checkpoint."""
+    if (folder / "adapter_config.json").is_file():
+        return "it is an adapter: give the folder of the checkpoint that it was trained on"
+    return "give the folder of a Hugging Face checkpoint"
+
+
+def _read_headers(folder: Path, weights: WeightFiles) -> tuple[dict[str, TensorSpec], list[str]]:
+    """Return every tensor of the weight files, and what is wrong with them."""
+    tensors: dict[str, TensorSpec] = {}
+    faults = list(weights.faults)
+    for file in weights.shards:
+        try:
+            entries = read_header(folder / file)
+        except HeaderError as error:
+            faults.append(str(error))
+            continue
+        except OSError as error:
+            faults.append(f"{file} cannot be read ({error.strerror})")
+            continue
+        tensors |= {name: TensorSpec(file=folder / file, **e._asdict()) for name, e in entries.items()}
+        missing = [name for name, place in weights.places.items() if place == file and name not in entries]
+        faults += [f"{file} lacks tensor {name!r}, which the index says it holds" for name in missing[:5]]
+    for name, place in weights.places.items():
+        # A later file wins where transformers reads them.
+        if name in tensors and tensors[name].file != folder / place and not faults:
+            later = tensors[name].file.relative_to(folder)
+            faults.append(f"{place} and {later} both hold tensor {name!r}; the index names the first of them")
+    if not tensors and not faults:
+        faults.append(f"{', '.join(weights.shards)} holds no tensors")
+    return tensors, faults
 
 
 def _tensor(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(raw).view(TORCH_DTYPES[dtype]).reshape(shape)
-
-
-def _read_json(file: Path, owner: str) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(
-            f"{owner} has no {file.name}; give the folder of a Hugging Face checkpoint"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{owner} has a {file.name} that is not JSON ({error}); download it again") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{owner} has a {file.name} that is not a JSON object; download it again")
-    return content
-
-
-def _shard_files(folder: Path) -> tuple[dict[str, str], list[str]]:
-    """Return the index (tensor -> file; empty without one) and what is wrong with the set of files."""
-    if (folder / _INDEX).is_file():
-        names = _read_json(folder / _INDEX, f"checkpoint {folder}").get("weight_map")
-        if not isinstance(names, dict) or not names:
-            return {}, [f"{_INDEX} has no weight_map"]
-        absent = sorted({file for file in names.values() if not (folder / file).is_file()})
-        if absent:
-            present = {name: file for name, file in names.items() if file not in absent}
-            return present, [
-                f"missing {len(absent)} of {len(set(names.values()))} shards: {', '.join(absent)}"
-            ]
-        return names, []
-    if (folder / _SINGLE).is_file():
-        return {}, []
-    pickles = sorted(file.name for file in folder.glob("*.bin")) + sorted(f.name for f in folder.glob("*.pt"))
-    if pickles:
-        raise ValueError(
-            f"checkpoint {folder} has only pickle weights ({', '.join(pickles[:3])}), which can run code "
-            "when opened; convert them to safetensors (model.save_pretrained) first"
-        )
-    loose = sorted(file.name for file in folder.glob("*.safetensors"))
-    hint = f"; it has {', '.join(loose[:3])}, whose index is missing" if loose else ""
-    raise ValueError(
-        f"checkpoint {folder} has neither {_SINGLE} nor {_INDEX}{hint}; download or save it again"
-    )
-
-
-def _read_header(file: Path) -> tuple[dict[str, TensorSpec], str]:
-    """Return the tensors of one file, and a fault (empty when sound)."""
-    if not file.is_file():
-        return {}, ""  # already reported with the set of files
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = struct.unpack("<Q", stream.read(8))[0] if size >= 8 else 0
-        if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
-            return {}, f"{file.name} is not a safetensors file or is cut short ({size} bytes)"
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError:
-            return {}, f"{file.name} has a header that is not JSON"
-    header.pop("__metadata__", None)
-    tensors: dict[str, TensorSpec] = {}
-    for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        shape = tuple(entry["shape"])
-        dtype = TORCH_DTYPES.get(entry["dtype"])
-        if dtype is None:
-            return {}, f"{file.name} holds {name!r} as {entry['dtype']}, not one of {', '.join(TORCH_DTYPES)}"
-        if end - begin != prod(shape) * dtype.itemsize:
-            return {}, f"{file.name}: {name!r} of shape {list(shape)} has {end - begin} bytes in the header"
-        tensors[name] = TensorSpec(
-            file=file, dtype=entry["dtype"], shape=shape, start=8 + length + begin, stop=8 + length + end
-        )
-    needed = max((spec.stop for spec in tensors.values()), default=8 + length)
-    if size < needed:
-        return {}, f"{file.name} is cut short: {size} of {needed} bytes"
-    return tensors, ""

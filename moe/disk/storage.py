@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -57,7 +58,7 @@ class Storage:
         wanted = model.state_dict()
         self._dtypes = {name: tensor.dtype for name, tensor in wanted.items()}
         self._reader = LoneExpert(model, {target: wanted[target].shape for target in self._expert_targets})
-        self._raise_faults(self._missing() or self._misshapen())
+        self._raise_faults(self._missing() or self._misshapen() or self._mistyped())
 
     @property
     def shared_names(self) -> list[str]:
@@ -254,10 +255,10 @@ class Storage:
             if target not in self._targets or not block.is_stacked:
                 continue
             for pattern, names in self._targets[target].sources.items():
-                numbers = [expert_number(name) for name in names]
-                absent = set(range(block.num_experts)) - set(numbers)
-                if None not in numbers and absent:
-                    faults.append(f"no {pattern} of experts {sorted(absent)[:5]} for {target}")
+                numbers = {expert_number(name) for name in names}
+                absent = (index for index in range(block.num_experts) if index not in numbers)
+                if None not in numbers and (first := list(islice(absent, 5))):
+                    faults.append(f"no {pattern} of experts {first} for {target}")
         return faults
 
     def _made_targets(self) -> set[str]:
@@ -291,6 +292,18 @@ class Storage:
                         f"got {list(value.shape)} from {shapes}"
                     )
         return faults
+
+    def _mistyped(self) -> list[str]:
+        """Return tensors of whole numbers where the model has fractions: quantised weights, unsaid."""
+        return [
+            f"{name} is stored as {spec.dtype}, whole numbers, where the model has fractions for {target} "
+            "(if it is quantised, save a dequantised copy)"
+            for target, entry in self._targets.items()
+            for name in entry.names
+            for spec in [self.checkpoint.tensors[name]]
+            if self._dtypes.get(target, torch.int64).is_floating_point
+            and not TORCH_DTYPES[spec.dtype].is_floating_point
+        ]
 
     def _fits(self, name: str, found: torch.Size, wanted: torch.Size) -> bool:
         if name not in self._expert_targets:

@@ -72,6 +72,9 @@ def new_folder(out_dir: str | Path, *, what: str, num_bytes: int, replace: bool 
         As `writing`; ``out_dir`` is then as it was.
     """
     target = Path(out_dir)
+    if target.name in ("", ".."):
+        # A folder takes its place, and whoever is in it would be nowhere.
+        raise ValueError(f"{str(target)!r} is no name for a folder to make {what} in; name another")
     unfinished, replaced = (target.with_name(f".{target.name}.{word}") for word in ("unfinished", "replaced"))
     if replaced.is_dir() and not target.exists():
         replaced.rename(target)  # a process was killed between the two renames below
@@ -115,7 +118,9 @@ def _only_writer(folder: Path, target: Path) -> Iterator[None]:
 
 def _force_to_disk(folder: Path) -> None:
     """Make the disk say now if it has no room, and every file as readable as the folder."""
-    for file in folder.iterdir():
+    for file in folder.rglob("*"):
+        if file.is_dir():
+            continue
         # safetensors makes files that only their owner may read.
         file.chmod(folder.stat().st_mode & 0o666)
         with file.open("rb") as stream:

@@ -24,13 +24,34 @@ PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where one expert's factors of one projection are.
+class Lora:
+    """One layer that PEFT adapts.
 
     Parameters
     ----------
     name : str
         What PEFT calls the adapted layer in the file.
+    scale : float
+        Factor of ``B @ A``, by whatever patterns the configuration has.
+    """
+
+    name: str
+    scale: float
+
+    @property
+    def keys(self) -> tuple[str, str]:
+        """Names of ``lora_A`` and ``lora_B`` in the file."""
+        return f"{self.name}.lora_A.weight", f"{self.name}.lora_B.weight"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place(Lora):
+    """Where one expert's factors of one projection are.
+
+    Parameters
+    ----------
+    name, scale
+        As `Lora`.
     index, count : int
         Which expert of how many that share the layer's factors.
     is_swapped : bool
@@ -41,11 +62,6 @@ class Place:
     index: int
     count: int
     is_swapped: bool
-
-    @property
-    def keys(self) -> tuple[str, str]:
-        """Names of ``lora_A`` and ``lora_B`` in the file."""
-        return f"{self.name}.lora_A.weight", f"{self.name}.lora_B.weight"
 
     def shapes(self, rank: int, out_features: int, in_features: int) -> dict[str, torch.Size]:
         """Return the shapes that the two tensors must have."""
@@ -78,23 +94,41 @@ def adapter_targets(storage: Storage) -> dict[str, Any]:
     ValueError
         If PEFT cannot adapt them.
     """
+    check_adaptable(storage)
     blocks = list(storage.blocks.values())
-    kind = blocks[0].family.adapter
-    if kind == "none":
-        raise ValueError(
-            f"PEFT 0.21 cannot adapt the experts of family {storage.model.config.model_type!r}, so it has "
-            "no adapter: merged weights only; use export_merged"
-        )
-    if kind == "modules":
+    if blocks[0].family.adapter == "modules":
         return {"target_modules": "|".join(_module_pattern(block) for block in blocks)}
-    if any(block.num_experts == 1 for block in blocks):
-        raise ValueError("PEFT 0.21 cannot adapt a layer that has one expert; use export_merged")
     names = [block.tensor_name(stored, 0) for block in blocks for stored in _weights(block)]
     return {"target_modules": [], "target_parameters": names}
 
 
-def wrap(storage: Storage, config: LoraConfig) -> tuple[Places, Mapping[str, torch.Size]]:
-    """Put PEFT on the empty model; return the places, and what PEFT itself would save."""
+def check_adaptable(storage: Storage) -> None:
+    """Refuse models whose experts PEFT cannot adapt, or adapts wrongly without a word.
+
+    Raises
+    ------
+    ValueError
+        If this is one.
+    """
+    blocks = storage.blocks.values()
+    if not has_adapter(storage):
+        raise ValueError(
+            f"PEFT 0.21 cannot adapt the experts of family {storage.model.config.model_type!r}, so it has "
+            "no adapter: merged weights only; use export_merged"
+        )
+    if any(block.num_experts == 1 and block.family.adapter != "modules" for block in blocks):
+        raise ValueError("PEFT 0.21 cannot adapt a layer that has one expert; use export_merged")
+
+
+def wrap(storage: Storage, config: LoraConfig) -> tuple[Places, Mapping[str, Lora], Mapping[str, torch.Size]]:
+    """Put PEFT on the empty model.
+
+    Returns
+    -------
+    tuple
+        The places of experts; what else is adapted, by the name of its weight in the model; and what PEFT
+        itself would save.
+    """
     owners = {
         block.tensor_name(stored, index): (block, projection, index)
         for block in storage.blocks.values()
@@ -111,22 +145,26 @@ def wrap(storage: Storage, config: LoraConfig) -> tuple[Places, Mapping[str, tor
     config.base_model_name_or_path = base
     expected = {key: value.shape for key, value in get_peft_model_state_dict(model).items()}
     places: dict[tuple[int, int, str], Place] = {}
+    others: dict[str, Lora] = {}
     for name, module in storage.model.named_modules():
         if not isinstance(module, LoraLayer):
             continue
         stored = module.parameter_name if isinstance(module, ParamWrapper) else "weight"
         target = f"{name.replace('.base_layer', '')}.{stored}"
+        (scale,) = module.scaling.values()
         if target not in owners:
-            continue  # a router
+            others[target] = Lora(name=PREFIX + name, scale=scale)
+            continue
         block, projection, own = owners[target]
         for index in range(block.num_experts) if block.is_stacked else (own,):
             places[block.layer, index, projection] = Place(
                 name=PREFIX + name,
+                scale=scale,
                 index=index if block.is_stacked else 0,
                 count=counts[target],
                 is_swapped=_is_swapped(block, projection),
             )
-    return places, expected
+    return places, others, expected
 
 
 def _weights(block: MoEBlock) -> list[str]:

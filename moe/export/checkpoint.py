@@ -15,23 +15,25 @@ from pathlib import Path
 import numpy as np
 import torch
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from moe.disk.config_fields import without_nulls
 from moe.disk.layout import layout_of, open_storage
-from moe.disk.shards import TORCH_DTYPES, Part, TensorSpec, locate, open_checkpoint
+from moe.disk.shards import TORCH_DTYPES, Checkpoint, Part, locate, open_checkpoint
 from moe.disk.storage import Storage
+from moe.disk.weight_files import companions
 from moe.disk.writing import new_folder
 from moe.experts import ExpertArrays, ExpertId, Tuning
 from moe.export.model_card import adapter_card
-from moe.export.packing import ADAPTER_FILE, adapter_config, as_in_model, pack, read_changes
+from moe.export.packing import adapter_config, as_in_model, pack, read_changes
+from moe.export.stored_adapter import ADAPTER_FILE, ORIGIN_FILE, read_adapter, read_origin
 from moe.factors import check_arrays
 from moe.quiet import quiet_peft
 from moe.submodel.load import load_full
 from moe.tuning.merge import changed_experts, merged_experts
 from moe.tuning.router_rows import changed_rows, row_changes
 
-_ORIGIN_FILE = "ems_fl.json"
 # For the fingerprint: enough places of every tensor to notice any training, few enough in all for
 # a checkpoint of 20,000 tensors to take seconds.
 _MAX_SAMPLES, _MIN_SAMPLES, _ALL_SAMPLES = 32, 4, 65_536
@@ -91,7 +93,7 @@ def export_adapter(
         save_file(packed, folder / ADAPTER_FILE, metadata={"format": "pt"})
         config.save_pretrained(str(folder))
         origin = {"base_fingerprint": fingerprint(path), "tuning": asdict(tuning)}
-        (folder / _ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+        (folder / ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(adapter_card(storage, tuning, about or {}), encoding="utf-8")
     return Path(out_dir)
 
@@ -104,11 +106,13 @@ def load_adapter(path: str | Path, adapter: str | Path, *, dtype: torch.dtype | 
     Raises
     ------
     ValueError
-        If tensors are missing, unknown, or did not arrive in the model as they are in the file.
+        As `moe.export.stored_adapter.read_adapter`; if tensors are missing, unknown, or did not arrive in the
+        model as they are in the file.
     """
+    tensors = read_adapter(Path(adapter)).tensors
     with quiet_peft():
         model = PeftModel.from_pretrained(load_full(path, dtype=dtype), str(adapter)).eval()
-    stored = as_in_model(model, model.active_peft_config, load_file(Path(adapter) / ADAPTER_FILE))
+    stored = as_in_model(model, model.active_peft_config, tensors)
     loaded = get_peft_model_state_dict(model)
     faults = [f"{key} is missing" for key in loaded if key not in stored]
     faults += [f"{key} is not of this model" for key in stored if key not in loaded]
@@ -167,7 +171,7 @@ def merge_adapter(path: str | Path, adapter: str | Path, out_dir: str | Path) ->
         As `export_adapter`.
     """
     storage = open_storage(path)
-    origin = _origin(Path(adapter))
+    origin = read_origin(Path(adapter))
     if origin not in (None, fingerprint(path)):
         raise ValueError(
             f"adapter {adapter} was trained on a base with fingerprint {origin}, and {path} has "
@@ -221,34 +225,42 @@ def _write_merged(
 ) -> Path:
     """Copy a checkpoint and put these experts, and rows of tensors, in the place of its own."""
     base = storage.checkpoint
-    files = sorted(file for file in base.folder.iterdir() if file.is_file())
-    num_bytes = sum(file.stat().st_size for file in files)
+    # Nothing that was left in the base's folder: transformers reads one set of weights, other programs
+    # may take the other, and it would be without the change.
+    names = [*companions(base.folder), *base.weights.shards, *filter(None, [base.weights.index])]
+    num_bytes = sum((base.folder / name).stat().st_size for name in names)
     with new_folder(out_dir, what="the merged checkpoint", num_bytes=num_bytes, replace=replace) as folder:
-        for file in files:
-            shutil.copyfile(file, folder / file.name)
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(base.folder / name, folder / name)
+        _write_config(storage, folder)
         for expert, fused in experts:
             parts = storage.expert_names(expert.layer, expert.index)
             for name, value in storage.to_disk(expert.layer, expert.index, fused).items():
-                _patch(folder, base.tensors[name], parts[name], value)
+                _patch(folder, base, name, parts[name], value)
         for name, part, value in rows:
-            _patch(folder, base.tensors[name], part, value)
+            _patch(folder, base, name, part, value)
     return Path(out_dir)
 
 
-def _origin(adapter: Path) -> str | None:
-    """Return the fingerprint of the base an adapter was exported from, if it says."""
-    file = adapter / _ORIGIN_FILE
-    if not file.is_file():
-        return None
-    origin: str | None = json.loads(file.read_text(encoding="utf-8")).get("base_fingerprint")
-    return origin
+def _write_config(storage: Storage, folder: Path) -> None:
+    """Leave out of config.json what was read as absent: transformers would refuse the file."""
+    fields = without_nulls(storage.checkpoint.config)
+    if fields != storage.checkpoint.config:
+        (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
-def _patch(folder: Path, spec: TensorSpec, part: Part | None, value: Tensor) -> None:
+def _patch(folder: Path, base: Checkpoint, name: str, part: Part | None, value: Tensor) -> None:
     """Replace a tensor, or one part of it, where it lies."""
+    spec = base.tensors[name]
     start, _ = locate(spec, part)
-    value = value.to(TORCH_DTYPES[spec.dtype])
-    raw = value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    with (folder / spec.file.name).open("r+b") as stream:
+    rounded = value.to(TORCH_DTYPES[spec.dtype])
+    if not torch.isfinite(rounded).all():
+        raise ValueError(
+            f"the change makes {name!r} larger than its type {spec.dtype} can hold, or it is not finite "
+            "already in the base; nothing is written"
+        )
+    raw = rounded.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    with (folder / spec.file.relative_to(base.folder)).open("r+b") as stream:
         stream.seek(start)
         stream.write(raw)

@@ -11,19 +11,17 @@ import numpy as np
 import torch
 from peft import LoraConfig, PeftConfig
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from moe.disk.hub import hub_name
 from moe.disk.storage import Storage
 from moe.experts import ExpertArrays, ExpertId, ParameterKey, Tuning
-from moe.export.adapter_targets import PREFIX, adapter_targets, wrap
+from moe.export.adapter_targets import PREFIX, Lora, adapter_targets, check_adaptable, wrap
+from moe.export.stored_adapter import read_adapter
 from moe.factors import PROJECTIONS, lora_factor
 from moe.objective import task_type
 from moe.tuning.merge import Change
-from moe.tuning.router_rows import RowChange, changed_weight, router_names
-
-ADAPTER_FILE = "adapter_model.safetensors"
+from moe.tuning.router_rows import RowChange, changed_weight, router_names, weight_names
 
 
 def adapter_config(storage: Storage, tuning: Tuning) -> LoraConfig:
@@ -69,7 +67,7 @@ def pack(storage: Storage, config: LoraConfig, arrays: ExpertArrays, tuning: Tun
     # Before PEFT is on: after, the model looks different.
     blanks = {layer: torch.zeros(storage.model.get_parameter(name).shape) for layer, name in routers.items()}
     shapes = {name: block.shape(name) for block in storage.blocks.values() for name in PROJECTIONS}
-    places, expected = wrap(storage, config)
+    places, _, expected = wrap(storage, config)
     packed = {
         key: torch.zeros(size)
         for (_, _, projection), place in places.items()
@@ -117,37 +115,50 @@ def read_changes(storage: Storage, adapter: Path) -> AdapterChanges:
     ValueError
         If there is no adapter, or it is not one on all experts of this model.
     """
-    if not (adapter / "adapter_config.json").is_file() or not (adapter / ADAPTER_FILE).is_file():
+    found = read_adapter(adapter)
+    check_adaptable(storage)
+    routers = set(weight_names(storage).values())
+    try:
+        places, others, expected = wrap(storage, found.config)
+        stored = as_in_model(storage.model, found.config, found.tensors)
+    except Exception as error:
+        # PEFT raises what its settings run into on a model of another kind.
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(
-            f"{adapter} has no adapter_config.json and {ADAPTER_FILE}; give the folder of an adapter"
-        )
-    config = LoraConfig.from_pretrained(str(adapter))
-    assert isinstance(config, LoraConfig)
-    routers = router_names(storage) if config.rank_pattern else {}
-    places, expected = wrap(storage, config)
-    stored = as_in_model(storage.model, config, load_file(adapter / ADAPTER_FILE))
-    if {key: value.shape for key, value in stored.items()} != expected:
-        faults = sorted(expected.keys() ^ stored.keys()) or ["shapes differ"]
+            f"adapter {adapter} cannot be put on {storage.checkpoint.folder}: PEFT says: {reason}"
+        ) from error
+    where = f"adapter {adapter} is not one on the experts of {storage.checkpoint.folder}"
+    foreign = sorted(others.keys() - routers)
+    if foreign:
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise ValueError(
-            f"adapter {adapter} is not one on all experts of {storage.checkpoint.folder}: {faults[:3]}"
+            f"{where} alone: it changes {', '.join(foreign[:3])}{more}, which are neither experts nor rows "
+            "of routers; merge it with PEFT (merge_and_unload)"
         )
-    scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
+    faults = [f"{key} is missing" for key in sorted(expected.keys() - stored.keys())]
+    faults += [f"{key} is not asked for" for key in sorted(stored.keys() - expected.keys())]
+    faults += [
+        f"{key} must be {list(size)}, got {list(stored[key].shape)}"
+        for key, size in expected.items()
+        if key in stored and stored[key].shape != size
+    ]
+    if faults:
+        raise ValueError(f"{where}: {'; '.join(faults[:3])}{' ...' if len(faults) > 3 else ''}")
 
     def change(expert: ExpertId, projection: str, _in_features: int) -> Tensor | None:
-        a_factor, b_factor = places[expert.layer, expert.index, projection].get(stored)
-        return b_factor.float() @ a_factor.float() * scale if b_factor.any() else None
+        place = places.get((expert.layer, expert.index, projection))
+        if place is None:
+            return None  # PEFT may leave layers out
+        a_factor, b_factor = place.get(stored)
+        return b_factor.float() @ a_factor.float() * place.scale if b_factor.any() else None
 
-    return AdapterChanges(expert=change, rows=tuple(_read_rows(routers.values(), config, stored)))
+    return AdapterChanges(expert=change, rows=tuple(_read_rows(others, stored)))
 
 
-def _read_rows(
-    targets: Iterable[str], config: LoraConfig, stored: Mapping[str, Tensor]
-) -> Iterator[RowChange]:
-    ranks, alphas = config.rank_pattern or {}, config.alpha_pattern or {}
-    for target in targets:
-        scale = alphas[target] / (ranks[target] ** 0.5 if config.use_rslora else ranks[target])
-        a_factor, b_factor = (stored[key].float() for key in _router_keys(target))
-        for index, change_H in enumerate(b_factor @ a_factor * scale):
+def _read_rows(routers: Mapping[str, Lora], stored: Mapping[str, Tensor]) -> Iterator[RowChange]:
+    for target, lora in routers.items():
+        a_factor, b_factor = (stored[key].float() for key in lora.keys)
+        for index, change_H in enumerate(b_factor @ a_factor * lora.scale):
             if change_H.any():
                 yield target, index, change_H
 

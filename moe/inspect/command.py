@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import sys
 from collections.abc import Sequence
 
 from moe.disk.layout import layout_of, open_storage
@@ -11,6 +10,7 @@ from moe.experts import ExpertLayout, Tuning
 from moe.export.adapter_targets import has_adapter
 from moe.families.blocks import TESTED_FAMILIES, MoEBlock
 from moe.inspect.selftest import check
+from moe.one_line_faults import one_line_faults
 from moe.tuning.memory_budget import tuned_expert_bytes
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -52,6 +52,7 @@ def describe(storage: Storage) -> str:
     return "\n".join([*lines, "", held, *_holdings(layout, tuning)])
 
 
+@one_line_faults("moe.inspect")
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m moe.inspect") -> int:
     """Run the command; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -67,14 +68,10 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m moe.i
         help="load the model (twice its bytes): keep-all equals it, slice then merge is exact",
     )
     options = parser.parse_args(arguments)
-    try:
-        print(describe(open_storage(options.model)))
-        if not options.self_test:
-            return 0
-        result = check(options.model)
-    except ValueError as error:
-        print(f"moe.inspect: {error}", file=sys.stderr)
-        return 1
+    print(describe(open_storage(options.model)))
+    if not options.self_test:
+        return 0
+    result = check(options.model)
     print(f"\nself-test {'passed' if result.has_passed else 'FAILED'}")
     print(f"  keep-all against the model  {result.keep_all_error:.1e} of the largest logit")
     print(f"  slice, then merge           {'bit-identical' if result.is_merge_exact else 'DIFFERENT'}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from moe.disk.layout import auto_class, open_storage, read_config, resolve_dtype
 from moe.disk.storage import Storage
@@ -42,6 +42,8 @@ def load_full(path: str | Path, *, dtype: torch.dtype | str = "auto") -> PreTrai
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            # Nothing is generated here: a broken generation_config.json is not to end it.
+            generation_config=GenerationConfig(),
             # transformers 5.23 wants rows of identity experts too, which files need not have.
             ignore_mismatched_sizes=storage.lacks_identity_rows,
         )

@@ -82,14 +82,25 @@ def router_names(storage: Storage) -> dict[int, str]:
     ValueError
         If a router has none, or several.
     """
-    paths = {module: path for path, module in storage.model.named_modules()}
-    names: dict[int, str] = {}
+    names = weight_names(storage)
     for layer, block in storage.blocks.items():
-        name = weight_name(block.router, block.num_experts)
-        if name is None:
-            raise ValueError(f"the router {paths[block.router]} {NO_ROWS}")
-        names[layer] = f"{paths[block.router]}.{name}"
+        if layer not in names:
+            raise ValueError(f"the router {_path(storage, block.router)} {NO_ROWS}")
     return names
+
+
+def weight_names(storage: Storage) -> dict[int, str]:
+    """Return the name in the model of the routers' weights, of the layers that have one."""
+    paths = {module: path for path, module in storage.model.named_modules()}
+    found = {
+        layer: (paths[block.router], weight_name(block.router, block.num_experts))
+        for layer, block in storage.blocks.items()
+    }
+    return {layer: f"{path}.{name}" for layer, (path, name) in found.items() if name is not None}
+
+
+def _path(storage: Storage, router: nn.Module) -> str:
+    return next(path for path, module in storage.model.named_modules() if module is router)
 
 
 def changed_weight(base_EH: Tensor, layer: int, arrays: ExpertArrays) -> Tensor:

@@ -1,5 +1,6 @@
 """Read Flower's run configuration once, and name every bad setting at once."""
 
+import datetime
 import difflib
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
@@ -58,6 +59,8 @@ def read_config(run_config: Mapping[str, Scalar]) -> RunConfig:
 
 
 def _unknown(key: str, fields: Mapping[str, FieldInfo]) -> Fault:
+    if inside := [known for known in fields if known.startswith(f"{key}.")]:
+        return Fault((key,), f"{key} is a table of settings, not one; its first is {inside[0]}")
     # People leave out the section or write snake_case more often than they mistype a letter.
     close = difflib.get_close_matches(key.replace("_", "-"), fields, n=1, cutoff=0.6)
     close = close or [known for known in fields if known.split(".")[-1] == key.split(".")[-1]][:1]
@@ -92,11 +95,22 @@ def _nested(flat: Mapping[str, Scalar]) -> dict[str, Any]:
 
 def _explain(key: str, value: Scalar, field: FieldInfo, detail: Any) -> str:
     """Return one line: what is wrong, the rule, the value, what to do."""
-    got = f"got {value!r}"
+    got = f"got {_shown(value)}"
     if detail["type"] == "value_error":
         rule, _, advice = str(detail["ctx"]["error"]).partition("; ")
         return f"{key} {rule}, {got}; {advice}"
+    if field.annotation is str and not isinstance(value, str | list):
+        return f'{key} must be {describe_rule(field)}, {got}; quote it: "{_shown(value)}"'
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
     close = difflib.get_close_matches(str(value), choices, n=1)
     advice = f'did you mean "{close[0]}"?' if close else f"change it (default {field.default!r})"
     return f"{key} must be {describe_rule(field)}, {got}; {advice}: {field.description}"
+
+
+def _shown(value: object) -> str:
+    """Return a value as TOML writes it, where Python writes another word."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat().replace("+00:00", "Z")
+    return repr(value)

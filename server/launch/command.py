@@ -10,9 +10,7 @@ run ended, and ends all of it.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
-import re
 import shutil
 import signal
 import sys
@@ -24,35 +22,28 @@ from types import FrameType
 from typing import NoReturn
 
 from scenario.settings.reading import read_config
+from server.launch import door
 from server.launch.environment import (
     DEPLOYED_CONFIG,
     LAUNCH_CONFIG,
-    default_nodes,
-    default_workers,
     quiet_settings,
     repository,
     simulation_settings,
 )
 from server.launch.flower_run import FlowerRun, RunEnd
-from server.launch.gpus import check_clients_device, workers_on_gpus
-from server.launch.processes import TAG_VARIABLE, end_all, free_port, port_is_free, tagged
+from server.launch.gpus import check_clients_device
+from server.launch.loopback import without_proxy
+from server.launch.options import check, parse
+from server.launch.processes import TAG_VARIABLE, end_all, free_port, is_running, tagged
 from server.launch.run_config import merge_run_config, write_run_config
-
-EXAMPLES = """examples:
-  the demo, and the demo with another seed over two days
-      PROG
-      PROG -c seed=2 sky.hours=48
-  the synchronous baseline on the same sky, with a file of settings and a setting over it
-      PROG -c conf/fedavg.toml seed=2
-  your own checkpoint and data
-      PROG -c model.name=/models/OLMoE-1B-7B data.source=/data/texts.parquet data.domain-column=domain
-  on real nodes, whose SuperLink listens at HOST:PORT
-      PROG --superlink HOST:PORT -c conf/deployment.toml
-"""
+from server.screen.ascii_screen import never_fail
+from server.screen.last_word import REFUSED
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_TIMEOUT = 124
+SIMULATION = "flwr-simulation"
+"""The process that runs the ServerApp of a simulation."""
 # A Unix socket's path holds 107 bytes, and Ray adds about 70 to its temporary folder's.
 RAY_FOLDER_LIMIT = 36
 
@@ -76,14 +67,17 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m serve
     Returns
     -------
     int
-        0 completed, 1 failed, 2 wrong use or a missing package, 124 out of time, 128 + n stopped by signal n.
+        0 completed, 1 failed, 2 wrong use, a missing package or a refused run, 124 out of time, 128 + n
+        stopped by signal n.
     """
+    never_fail()
     options = parse(arguments, prog)
+    is_ours = options.app.resolve() == repository()
     try:
         check(options)
         overrides = merge_run_config(options.run_config, runs_folder=Path.cwd() / "runs")
-        if options.app.resolve() == repository():
-            # The app does it again; here a refusal takes a second, not a start of Flower.
+        if is_ours:
+            # The door does it again; here a refusal takes no second.
             config = read_config(overrides)
             if not options.superlink:
                 check_clients_device(config.model.device, options.client_gpus)
@@ -92,13 +86,25 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m serve
         return EXIT_USAGE
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _raise_interrupted)
-    home = make_home()
+    try:
+        home = make_home()
+    except OSError as error:
+        print(f"launch: no temporary folder can be made ({error}); set TMPDIR to one", file=sys.stderr)
+        return EXIT_USAGE
     tag = uuid.uuid4().hex
     keep = True
     try:
+        # What a SuperLink elsewhere will read cannot be read here.
+        if (
+            is_ours
+            and not options.superlink
+            and (refusal := refused_at_the_door(options, overrides, home, tag))
+        ):
+            keep = False
+            return refuse(refusal)
         end = prepare(options, overrides, home, tag).follow()
         keep = not (end.completed or end.explained)
-        return report(end, home)
+        return refuse(end.refusal) if end.refusal else report(end, home)
     except InterruptedRunError as stop:
         print(f"\nlaunch: {stop}; ending the run", flush=True)
         keep = False
@@ -107,124 +113,17 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m serve
         clean_up(tag, home, keep=keep)
 
 
-def parse(arguments: Sequence[str] | None, prog: str = "python -m server.launch") -> argparse.Namespace:
-    """Return the options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Run EMS-FL in Flower's simulation and wait for its end.",
-        epilog=EXAMPLES.replace("PROG", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def refused_at_the_door(
+    options: argparse.Namespace, overrides: dict[str, object], home: Path, tag: str
+) -> str:
+    """Return why the run is refused, before anything is started; nothing if it can begin."""
+    return door.ask(
+        write_run_config(overrides, home / "run-config.toml"),
+        home,
+        environment(home, 0, tag),
+        silence_s=options.silence,
+        say=lambda text: print(f"launch: {text}", flush=True),
     )
-    parser.add_argument(
-        "-c",
-        "--run-config",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FILE_OR_KEY=VALUE",
-        help="TOML files and key=value settings over those of pyproject.toml; the last one wins",
-    )
-    parser.add_argument(
-        "--app", type=Path, default=repository(), help="folder of the Flower app (default: this checkout)"
-    )
-    parser.add_argument(
-        "--workers", type=int, default=default_workers(), help="Ray workers (default: one per core)"
-    )
-    parser.add_argument(
-        "--client-gpus",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="GPUs a worker gets, such as 0.25: at most four share one, whatever --workers says "
-        "(default: 0, workers see no GPU)",
-    )
-    parser.add_argument(
-        "--nodes", type=int, help="Flower nodes that lend their workers (default: 2 per worker, at least 4)"
-    )
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=0.0,
-        metavar="SECONDS",
-        help="end the run after this long (default: never)",
-    )
-    parser.add_argument(
-        "--superlink",
-        default="",
-        metavar="HOST:PORT",
-        help="run on this SuperLink and its SuperNodes, without TLS, instead of a simulation of its own",
-    )
-    parser.add_argument(
-        "--port", type=int, default=0, help="port of the run's SuperLink on loopback (default: a free one)"
-    )
-    parser.add_argument(
-        "--silence",
-        type=float,
-        default=8.0,
-        metavar="SECONDS",
-        help="say that the run goes on after this long without output",
-    )
-    return parser.parse_args(arguments)
-
-
-def check(options: argparse.Namespace) -> None:
-    """Complete the options in place; raise ValueError with every fault at once."""
-    options.workers = fitting_workers(options.workers, options.client_gpus)
-    options.nodes = default_nodes(options.workers) if options.nodes is None else options.nodes
-    faults = [
-        f"{name} is not installed in {sys.prefix}; "
-        "run `make setup`, or `pip install -r requirements.txt` there"
-        for name in ("flwr", "ray")
-        if importlib.util.find_spec(name) is None
-    ]
-    if options.workers < 1:
-        faults.append(f"--workers must be at least 1, got {options.workers}")
-    faults += gpu_faults(options.client_gpus)
-    if options.nodes < 1:
-        faults.append(f"--nodes must be at least 1, got {options.nodes}")
-    if not options.timeout >= 0:
-        faults.append(f"--timeout must be 0 (never) or more seconds, got {options.timeout}")
-    if not options.silence > 0:
-        faults.append(f"--silence must be more than 0 seconds, got {options.silence}")
-    if not 0 <= options.port < 65536:
-        faults.append(f"--port must be in [0, 65535], got {options.port}")
-    elif options.port and not port_is_free(options.port):
-        faults.append(
-            f"port {options.port} of 127.0.0.1 is taken, and what answers there may belong to another "
-            "project; end what listens there, or leave --port out to get a free one"
-        )
-    if options.superlink and not re.fullmatch(r"\S+:\d+", options.superlink):
-        faults.append(f"--superlink must be HOST:PORT, got {options.superlink!r}")
-    if not (options.app / "pyproject.toml").is_file():
-        faults.append(f"--app must be a folder with a pyproject.toml, got {options.app}")
-    if faults:
-        raise ValueError("\nlaunch: ".join(faults))
-
-
-def gpu_faults(client_gpus: float) -> list[str]:
-    """Return what is wrong with the GPUs asked for each worker: Ray's rule, and what this machine has."""
-    if not (0 <= client_gpus <= 1 or (client_gpus > 1 and client_gpus.is_integer())):
-        return [f"--client-gpus must be a share in [0, 1] or a whole number, got {client_gpus:g}"]
-    if client_gpus == 0:
-        return []
-    import torch  # Only now: it takes seconds.
-
-    found = torch.cuda.device_count()
-    if found >= client_gpus:
-        return []
-    return [
-        f"--client-gpus {client_gpus:g} asks for a GPU and torch {torch.__version__} sees {found} here; "
-        "install a torch built for CUDA, or leave --client-gpus out"
-    ]
-
-
-def fitting_workers(workers: int, client_gpus: float) -> int:
-    """Return as many of the workers as this machine's GPUs have room for; all if the GPUs are refused."""
-    if client_gpus == 0 or gpu_faults(client_gpus):
-        return workers
-    import torch  # Only now: it takes seconds.
-
-    return int(min(workers, workers_on_gpus(client_gpus, torch.cuda.device_count())))
 
 
 def prepare(options: argparse.Namespace, overrides: dict[str, object], home: Path, tag: str) -> FlowerRun:
@@ -252,6 +151,7 @@ def prepare(options: argparse.Namespace, overrides: dict[str, object], home: Pat
         environment=environment(home, port, tag),
         silence_s=options.silence,
         timeout_s=options.timeout,
+        app_is_alive=None if options.superlink else lambda: is_running(tag, SIMULATION),
     )
 
 
@@ -275,15 +175,24 @@ def environment(home: Path, port: int, tag: str) -> dict[str, str]:
     scripts = str(Path(sys.executable).parent)
     return os.environ | {
         **quiet_settings(),
+        **without_proxy(dict(os.environ)),
         "FLWR_HOME": str(home),
         "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
         "FLWR_LOCAL_CONTROL_API_PORT": str(port),
         "PATH": scripts + os.pathsep + os.environ.get("PATH", os.defpath),
+        # Whatever this screen can show: the lines come through two processes that must not lose a letter.
+        "PYTHONIOENCODING": "utf-8",
         "PYTHONUNBUFFERED": "1",
         "COLUMNS": str(shutil.get_terminal_size((120, 24)).columns),
         "RAY_TMPDIR": str(home),
         TAG_VARIABLE: tag,
     }
+
+
+def refuse(refusal: str) -> int:
+    """Say why the run is refused, last of all, and return the exit code."""
+    print(f"{REFUSED}{refusal}", file=sys.stderr)
+    return EXIT_USAGE
 
 
 def report(end: RunEnd, home: Path) -> int:

@@ -9,6 +9,7 @@ settings for a Python that was set up in another way.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import sysconfig
@@ -16,6 +17,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from server.launch.loopback import without_proxy
 from server.launch.processes import end_all, local_superlinks
 
 PTH_NAME = "ems_fl_environment.pth"
@@ -141,11 +143,15 @@ def checkout_settings(root: Path) -> dict[str, str]:
 def pth_line(settings: Mapping[str, str]) -> str:
     """Return one line of Python for a ``.pth`` file: set what is not set yet, put this environment on PATH.
 
-    Flower starts ``flower-superlink`` and ``flwr-simulation`` by name, so ``.venv/bin/flwr`` works without
-    activation only when the folder it lies in is on PATH.
+    Loopback is taken away from proxies there too, by `server.launch.loopback.without_proxy`, whose source the
+    line carries: the file must work without this checkout. Flower starts ``flower-superlink`` and
+    ``flwr-simulation`` by name, so ``.venv/bin/flwr`` works without activation only when the folder it lies
+    in is on PATH.
     """
     return (
         f"import os, sys; [os.environ.setdefault(k, v) for k, v in {dict(settings)!r}.items()]; "
+        f"g = {{}}; exec({inspect.getsource(without_proxy)!r}, g); "
+        "os.environ.update(g['without_proxy'](dict(os.environ))); "
         "b = os.path.join(sys.prefix, 'bin'); p = os.environ.get('PATH', os.defpath); "
         "os.environ.__setitem__('PATH', p if b in p.split(os.pathsep) else b + os.pathsep + p)\n"
     )

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
 import queue
 import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import IO
+
+from server.screen.last_word import REFUSED
 
 RUN_ID = re.compile(r"Successfully started run (\d+)")
 STATUS_PATIENCE_S = 15.0
+# A run says something every 5 s unless run.heartbeat-s says otherwise.
+UNHEARD_S = 10.0
+GONE_PATIENCE_S = 10.0
+"""How long the log may flow on after the app's process has ended; Flower itself waits for a minute."""
+LOOK_EVERY_S = 2.0
+GONE = (
+    "the process that ran the app has ended without a word; it was killed, most often because the machine "
+    "ran out of memory (see `dmesg`)"
+)
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 EMPTY_RECORD = re.compile(r"INFO\s*:\s*")
 # What Flower 1.41 tells everybody about its own defaults and its own clean-up; not about this run.
@@ -24,17 +36,42 @@ NOISE = (
     "flwr federation simulation-config",
     "Manually terminating ClientAppActor",
     "Starting logstream for run_id",
+    "fraction_evaluate is set to 0.0",
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnd:
-    """How a run ended: whether Flower calls it completed, if not why, and whether its own output said so."""
+    """How a run ended: whether Flower calls it completed, if not why, and whether its own output said so.
+
+    ``refusal`` is why the app refused to run, in its own words; empty if it did not.
+    """
 
     completed: bool
     reason: str
     timed_out: bool = False
     explained: bool = False
+    refusal: str = ""
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What the output of a run has told so far."""
+
+    run_id: str | None = None
+    is_late: bool = False
+    is_gone: bool = False
+    refusal: list[str] = field(default_factory=list)
+
+    def take(self, line: str) -> bool:
+        """Take in a line; return whether it is one to show now. A refusal is kept for the end."""
+        if found := RUN_ID.search(line):
+            self.run_id = found.group(1)
+        if self.refusal:
+            self.refusal.append(line)
+        elif REFUSED in line:
+            self.refusal.append(line.partition(REFUSED)[2])
+        return not (self.refusal or is_noise(line))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +90,8 @@ class FlowerRun:
         After this long without a line of output a line says that the run goes on, seconds.
     timeout_s : float
         The longest the run may take, seconds; 0 means for ever.
+    app_is_alive : callable, optional
+        Whether a process of this machine runs the app now; without it nobody here can know.
     """
 
     command: Sequence[str]
@@ -60,6 +99,7 @@ class FlowerRun:
     environment: dict[str, str]
     silence_s: float
     timeout_s: float = 0.0
+    app_is_alive: Callable[[], bool] | None = None
 
     def follow(self) -> RunEnd:
         """Start the run, pass its output on, and return how it ended.
@@ -81,42 +121,48 @@ class FlowerRun:
         assert process.stdout is not None
         lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
-        run_id = self._pass_on(lines)
-        if run_id == "timeout":
+        heard = self._pass_on(lines)
+        if heard.is_late:
             return RunEnd(completed=False, reason=f"not finished after {self.timeout_s:g} s", timed_out=True)
+        if heard.is_gone and heard.run_id is not None:
+            end = self._end(heard.run_id, patience_s=0.0)
+            return end if end.explained or end.completed else RunEnd(completed=False, reason=GONE)
         if code := process.wait():
             return RunEnd(completed=False, reason=f"`flwr run` exited with code {code}")
-        if run_id is None:
+        if heard.run_id is None:
             return RunEnd(completed=False, reason="`flwr run` started no run")
-        return self._end(run_id)
+        end = self._end(heard.run_id)
+        refusal = COLOUR.sub("", "".join(heard.refusal)).strip()
+        return replace(end, refusal="" if end.completed else refusal)
 
-    def _pass_on(self, lines: queue.Queue[str | None]) -> str | None:
-        """Print the lines to the end; return the run's id, None without one, "timeout" when out of time."""
-        started_s = last_s = time.monotonic()
-        run_id: str | None = None
+    def _pass_on(self, lines: queue.Queue[str | None]) -> _Heard:
+        """Print the lines to the end, or until the run is out of time or its process is gone."""
+        started_s = last_s = heard_s = time.monotonic()
+        heard, life = _Heard(), _Life(self.app_is_alive)
         while True:
             now_s = time.monotonic()
-            if self.timeout_s and now_s - started_s > self.timeout_s:
-                return "timeout"
-            if now_s - last_s >= self.silence_s:
-                what = "Flower is starting" if run_id is None else "the run goes on"
-                _show(f"launch: {now_s - started_s:4.0f} s, {what}\n")
+            heard.is_late = bool(self.timeout_s) and now_s - started_s > self.timeout_s
+            heard.is_gone = heard.run_id is not None and life.is_over(now_s)
+            if heard.is_late or heard.is_gone:
+                return heard
+            is_unheard = heard.run_id is not None and now_s - heard_s >= UNHEARD_S
+            if now_s - last_s >= self.silence_s or (is_unheard and last_s - heard_s < UNHEARD_S):
+                _show(f"launch: {now_s - started_s:4.0f} s, {_silence(heard, now_s - heard_s)}\n")
                 last_s = now_s
             try:
                 line = lines.get(timeout=0.2)
             except queue.Empty:
                 continue
             if line is None:
-                return run_id
-            if found := RUN_ID.search(line):
-                run_id = found.group(1)
-            if not is_noise(line):
+                return heard
+            heard_s = time.monotonic()
+            if heard.take(line):
                 _show(line)
-                last_s = time.monotonic()
+                last_s = heard_s
 
-    def _end(self, run_id: str) -> RunEnd:
+    def _end(self, run_id: str, patience_s: float = STATUS_PATIENCE_S) -> RunEnd:
         """Ask Flower for the final status of a run; the stream may end a moment earlier."""
-        deadline_s = time.monotonic() + STATUS_PATIENCE_S
+        deadline_s = time.monotonic() + patience_s
         while True:
             answer = subprocess.run(
                 [*self.list_command, "--run-id", run_id],
@@ -135,7 +181,41 @@ class FlowerRun:
             return RunEnd(
                 completed=False, reason=f"Flower does not say how run {run_id} ended: {answer.stderr.strip()}"
             )
-        return RunEnd(completed=False, reason=f"{status}: {details}", explained=True)
+        is_over = status.startswith("finished:")
+        return RunEnd(completed=False, reason=f"{status}: {details}", explained=is_over)
+
+
+class _Life:
+    """Notices that the app's process, once seen, has been gone for a while.
+
+    Parameters
+    ----------
+    is_alive : callable or None
+        Whether it runs now; None: never over.
+    """
+
+    def __init__(self, is_alive: Callable[[], bool] | None) -> None:
+        self._is_alive = is_alive
+        self._was_seen = False
+        self._looked_s = -math.inf
+        self._gone_s = math.inf
+
+    def is_over(self, now_s: float) -> bool:
+        """Tell whether it was there and has not been for longer than the log takes to end by itself."""
+        if self._is_alive is not None and now_s - self._looked_s >= LOOK_EVERY_S:
+            self._looked_s = now_s
+            if self._is_alive():
+                self._was_seen, self._gone_s = True, math.inf
+            elif self._was_seen:
+                self._gone_s = min(self._gone_s, now_s)
+        return now_s - self._gone_s >= GONE_PATIENCE_S
+
+
+def _silence(heard: _Heard, unheard_s: float) -> str:
+    """Return what there is to say of a run that shows nothing."""
+    if heard.run_id is None:
+        return "Flower is starting"
+    return f"not heard of the run for {unheard_s:.0f} s" if unheard_s >= UNHEARD_S else "the run goes on"
 
 
 def is_noise(line: str) -> bool:

@@ -29,6 +29,11 @@ def tagged(tag: str) -> list[psutil.Process]:
     )
 
 
+def is_running(tag: str, command: str) -> bool:
+    """Tell whether a living process of the tag runs a command of this name."""
+    return any(_runs(process, command) for process in tagged(tag))
+
+
 def local_superlinks(flower_home: Path) -> list[psutil.Process]:
     """Return the SuperLinks that ``flwr run`` left behind for one Flower home, and all they started."""
     mine = [process for process in psutil.process_iter() if _has(process, "FLWR_HOME", str(flower_home))]

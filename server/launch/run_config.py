@@ -6,17 +6,28 @@ table (``-c "run.seed=1" -c "run.name='x'"``); one merged file has neither fault
 
 from __future__ import annotations
 
+import datetime
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
+from scenario.tables.file_content import DamagedFileError, decode
+
 RUNS_KEY = "run.dir"
 # Flower's own grammar: `key=value` pairs with a space between them, quotes around a value that has one.
 PAIR = re.compile(r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)")
+# One pair whose value has spaces: a shell has taken the quotes around it away.
+ONLY_PAIR = re.compile(r"\s*([^\s=]+)=([^\s='\"][^=]*)")
+LINE = re.compile(r"\(at line (\d+), column \d+\)")
+IN_OUR_WORDS = (
+    ("Cannot overwrite a value", "the key is given twice"),
+    ("Cannot declare", "the table is given twice"),
+)
+TOML_DATES = (datetime.date, datetime.time)
 
 
 def merge_run_config(items: Sequence[str], *, runs_folder: Path) -> dict[str, Any]:
@@ -26,14 +37,14 @@ def merge_run_config(items: Sequence[str], *, runs_folder: Path) -> dict[str, An
     ----------
     items : sequence of str
         Paths that end in ``.toml``, or ``key=value`` pairs as ``flwr run --run-config`` takes them. A bare
-        word that is no TOML value is a string.
+        word that is no TOML value, or a date, is a string.
     runs_folder : Path
         Where run folders go when nobody says; made absolute, because the app runs from Flower's copy of it.
 
     Returns
     -------
     dict
-        Flat: dotted keys to bool, int, float or str. ``run.dir`` is always there and absolute.
+        Flat: dotted keys to bool, int, float or str. ``run.dir`` is always there, and absolute if it is text.
 
     Raises
     ------
@@ -44,12 +55,14 @@ def merge_run_config(items: Sequence[str], *, runs_folder: Path) -> dict[str, An
     faults: list[str] = []
     for item in items:
         try:
-            merged.update(_read_file(Path(item)) if item.endswith(".toml") else _read_pairs(item))
+            merged.update(_read_file(Path(item)) if _is_file(item) else _read_pairs(item))
         except ValueError as error:
             faults.append(str(error))
     if faults:
         raise ValueError("\nlaunch: ".join(faults))
-    merged[RUNS_KEY] = str(Path(str(merged.get(RUNS_KEY) or runs_folder)).expanduser().absolute())
+    folder = merged.get(RUNS_KEY, "")
+    if isinstance(folder, str):  # anything else is refused by name with the other settings
+        merged[RUNS_KEY] = str(Path(folder or runs_folder).expanduser().absolute())
     return merged
 
 
@@ -59,18 +72,44 @@ def write_run_config(settings: Mapping[str, object], path: Path) -> Path:
     return path
 
 
+def _is_file(item: str) -> bool:
+    """Tell a path from a setting whose value ends like one, such as ``run.name=a.toml``."""
+    return item.endswith(".toml") and ("=" not in item or Path(item).expanduser().is_file())
+
+
 def _read_file(path: Path) -> dict[str, object]:
     """Return the flat settings of a TOML file."""
     try:
-        return _flat(tomllib.loads(path.expanduser().read_text(encoding="utf-8")))
+        text = decode(path.expanduser().read_bytes())
+        settings = list(_flat(tomllib.loads(text)))
+    except DamagedFileError as fault:
+        raise ValueError(f"{path}, {fault}") from fault
     except OSError as error:
         raise ValueError(f"cannot read the run configuration {path}: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not valid TOML: {error}") from error
+        raise ValueError(f"{path} is not valid TOML: {_explain(error, text)}") from error
+    keys = [key for key, _ in settings]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ValueError(f"{path}: {', '.join(twice)} given twice, in a table and with dots; keep one")
+    return dict(settings)
+
+
+def _explain(error: tomllib.TOMLDecodeError, text: str) -> str:
+    """Return what the parser says with the line it means: its own message names neither key nor text."""
+    message = str(error)
+    for theirs, ours in IN_OUR_WORDS:
+        if message.startswith(theirs):
+            message = f"{ours} {message[message.find('(at') :]}"
+    if (found := LINE.search(message)) and (lines := text.splitlines()):
+        number = min(int(found.group(1)), len(lines))
+        return f"line {number}, {lines[number - 1].strip()!r}: {LINE.sub('', message).strip()}"
+    return message
 
 
 def _read_pairs(text: str) -> dict[str, object]:
     """Return the flat settings of one or more ``key=value`` pairs."""
+    if only := ONLY_PAIR.fullmatch(text):
+        return {only.group(1): _value(only.group(2).strip())}
     pairs = PAIR.findall(text)
     rest = PAIR.sub("", text).strip()
     if not pairs or rest:
@@ -82,19 +121,18 @@ def _read_pairs(text: str) -> dict[str, object]:
 
 
 def _value(text: str) -> object:
-    """Return a TOML value, or the text itself where it is none."""
+    """Return a TOML value, or the text itself where it is none or a date, which no setting is."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value: object = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    return text if isinstance(value, TOML_DATES) else value
 
 
-def _flat(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Return a nested table with dotted keys."""
-    flat: dict[str, object] = {}
+def _flat(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the values of a nested table by their dotted keys."""
     for key, value in table.items():
         if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{key}."))
+            yield from _flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            yield f"{prefix}{key}", value

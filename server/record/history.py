@@ -133,7 +133,7 @@ class History:
         kind = event["event"]
         self.kinds[kind] += 1
         self.last_s = max(self.last_s, event["time_s"])
-        handler = getattr(self, f"_note_{kind}", None)
+        handler = getattr(self, f"_note_{kind.replace('-', '_')}", None)
         if handler is not None:
             handler(event)
 
@@ -157,6 +157,12 @@ class History:
         self.cluster_of[node] = event["cluster"]
         self.devices_of[node] = len(devices)
         self.device_names[node] = f"{event['cluster']} {_ranges(devices)}"
+
+    # On a real network a node says who it is before it is asked what its data uses.
+    _note_joined = _note_profiled
+
+    def _note_turned_away(self, event: Mapping[str, Any]) -> None:
+        self.refusals[event["cluster"]] += 1
 
     def _note_assigned(self, event: Mapping[str, Any]) -> None:
         self.assignment = dict(event)
@@ -208,9 +214,6 @@ class History:
         self._free_s[event["cluster"]] = event["time_s"]
         ages = [age for update in updates for age in update["staleness"].values()]
         for update in updates:
-            if self._by_node:
-                # On a real network the steps are known from the updates alone.
-                self.steps[event["cluster"]] += update["local_steps"] * len(update["devices"])
             for expert, age in update["staleness"].items():
                 self.staleness[age, update["discount"][expert]] += 1
         examples = sum(update["num_examples"] for update in updates)

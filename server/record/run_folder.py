@@ -8,6 +8,7 @@ import tomllib
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from shlex import quote
 
 from flwr.common.config import flatten_dict
 
@@ -56,7 +57,38 @@ def name_run_folder(config: RunConfig, now: datetime | None = None) -> Path:
 
 
 def _data_home() -> Path:
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    if own := os.environ.get("XDG_DATA_HOME"):
+        return Path(own)
+    try:
+        return Path.home() / ".local" / "share"
+    except RuntimeError as error:
+        raise ValueError(
+            "this user has no home folder for runs: set run.dir, or the environment variable "
+            f"{RUNS_VARIABLE}, to an absolute path of a folder that can be written"
+        ) from error
+
+
+def check_can_be_made(folder: Path) -> None:
+    """Refuse a new folder that could not be made; leaves nothing behind.
+
+    Raises
+    ------
+    ValueError
+        If nothing can be written where the nearest folder above it is.
+    """
+    above = next(path for path in folder.parents if os.path.lexists(path))
+    try:
+        # Tried, not asked for: permissions say nothing of a file system that is mounted read-only.
+        tempfile.TemporaryFile(dir=above).close()
+    except OSError as error:
+        raise _cannot_be_written(folder, f"{above}: {error.strerror}") from error
+
+
+def _cannot_be_written(folder: Path, reason: object) -> ValueError:
+    return ValueError(
+        f"the run folder {folder} cannot be written ({reason}); set run.dir, or the environment variable "
+        f"{RUNS_VARIABLE}, to an absolute path of a folder that this user may write to, on a disk with space"
+    )
 
 
 def create_run_folder(folder: Path, config: RunConfig) -> None:
@@ -79,10 +111,7 @@ def create_run_folder(folder: Path, config: RunConfig) -> None:
     except OSError as error:
         if is_new:
             shutil.rmtree(folder, ignore_errors=True)
-        raise ValueError(
-            f"the run folder {folder} cannot be written ({error.strerror or error.__cause__}); set run.dir "
-            "to an absolute path of a folder that this user may write to, on a disk with space"
-        ) from error
+        raise _cannot_be_written(folder, error.strerror or error.__cause__) from error
 
 
 def write_settings(folder: Path, config: RunConfig) -> None:
@@ -94,7 +123,7 @@ def write_settings(folder: Path, config: RunConfig) -> None:
         (RESUME_FILE, "Continue this run", str(folder)),
     ):
         head = (
-            f"# {use} with: flwr run . --stream --run-config {folder / name}\n"
+            f"# {use} with: flwr run . --stream --run-config {quote(str(folder / name))}\n"
             f"# Made with Python {platform.python_version()}, {made_with}\n\n"
         )
         write_atomically(folder / name, head + toml_text(settings | {"run.resume": resume}))
@@ -138,7 +167,7 @@ def check_resumable(folder: Path, config: RunConfig) -> None:
         raise ValueError(
             "a resumed run keeps the settings it was started with, but these differ:\n"
             + "\n".join(changed)
-            + f"\nstart it with: flwr run . --stream --run-config {folder / RESUME_FILE}"
+            + f"\nstart it with: flwr run . --stream --run-config {quote(str(folder / RESUME_FILE))}"
         )
 
 

@@ -20,6 +20,7 @@ from scenario.settings.config import RunConfig, flat_config
 from server.record.event_log import EventLog
 from server.record.run_folder import check_resumable, create_run_folder, write_settings
 from server.record.trackers import Trackers, tracker_names
+from server.screen.ascii_screen import say
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -169,7 +170,7 @@ class RunLog:
     def say(self, text: str, time_s: float | None = None) -> None:
         """Print ``text``, after the run's clock as ``d hh:mm`` where ``time_s`` is given."""
         with self._lock:
-            print(text if time_s is None else f"{day_clock(time_s)}  {text}", flush=True)
+            say(text if time_s is None else f"{day_clock(time_s)}  {text}")
             self._printed_s = time.monotonic()
 
     def waiting(self, text: str) -> None:

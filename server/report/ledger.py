@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+TELLS_CLUSTER = ("profiled", "joined")
+"""Events that say which cluster a node belongs to."""
+
 
 @dataclass(slots=True)
 class ClusterAccount:
@@ -52,13 +55,20 @@ class Ledger:
         # Of each device of a node, over its updates that came up; what is known of stock strategies too.
         self.steps_by_node: Counter[int] = Counter()
         self.assignment: dict[str, Any] | None = None
+        # Of a deployed run: how many devices every node hosts, and why others take no part.
+        self.num_hosted: dict[int, int] = {}
+        self.turned_away: dict[int, str] = {}
         self._cluster_of = dict(cluster_of)
+
+    def nodes_of(self, cluster: str) -> list[int]:
+        """Return the nodes that are known to belong to a cluster."""
+        return [node for node, name in self._cluster_of.items() if name == cluster]
 
     @classmethod
     def read(cls, log: Path, clusters: Iterable[str], cluster_of: Mapping[int, str]) -> Self:
         """Return the ledger of an event log on disk."""
         events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        told = {event["node"]: event["cluster"] for event in events if event["event"] == "profiled"}
+        told = {event["node"]: event["cluster"] for event in events if event["event"] in TELLS_CLUSTER}
         ledger = cls(clusters, {**cluster_of, **told})
         for event in events:
             ledger.note(event)
@@ -76,6 +86,11 @@ class Ledger:
                 account.local_steps += update["local_steps"] * len(update["devices"])
         elif kind == "refused" and event["node"] in self._cluster_of:
             self.accounts[self._cluster_of[event["node"]]].failures += 1
+        elif kind == "joined":
+            self.num_hosted[event["node"]] = len(event["devices"])
+            self.turned_away.pop(event["node"], None)
+        elif kind == "turned-away":
+            self.turned_away[event["node"]] = event["reason"]
         elif kind == "delivered":
             self._note_transfer(event, down=True)
             self.train_messages_down += event["type"] == "train"

@@ -5,7 +5,7 @@ knows no width and no colour: plain text, 100 columns, ASCII rules.
 """
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 
 from rich.box import Box
@@ -16,6 +16,8 @@ from server.record.run_log import day_clock
 from server.report.summary import ClusterSummary, RunSummary
 
 WIDTH = 100
+WORST_NAMED = 3
+"""Clusters that a warning names; of more it tells the number."""
 NONE = "-"
 """Shown where there is no such number; a metric is never invented."""
 
@@ -46,15 +48,15 @@ def render_summary(summary: RunSummary) -> str:
     return "\n".join(parts)
 
 
-def render_assignment(clusters: Sequence[ClusterSummary], near_uniform: Sequence[str]) -> str:
+def render_assignment(clusters: Sequence[ClusterSummary], near_uniform: Mapping[str, float]) -> str:
     """Return the table of who got what, with a warning for clusters whose routing is near uniform.
 
     Parameters
     ----------
     clusters : Sequence[ClusterSummary]
         With experts and captures.
-    near_uniform : Sequence[str]
-        Names of clusters whose capture is hardly above what a random assignment gives.
+    near_uniform : Mapping[str, float]
+        Clusters whose capture is hardly above what a random assignment gives, and how many times that it is.
     """
     table = _table(
         "cluster",
@@ -74,12 +76,22 @@ def render_assignment(clusters: Sequence[ClusterSummary], near_uniform: Sequence
     return _titled(ASSIGNMENT_TITLE, table) + (warning_text(warning) + "\n" if warning else "")
 
 
-def near_uniform_warning(clusters: Sequence[str]) -> str:
-    """Return one sentence about clusters whose capture is near uniform; empty for none."""
-    if not clusters:
+def near_uniform_warning(gains: Mapping[str, float]) -> str:
+    """Return one sentence about clusters whose capture is near uniform; empty for none.
+
+    Parameters
+    ----------
+    gains : Mapping[str, float]
+        Their capture over what a random assignment gives.
+    """
+    if not gains:
         return ""
+    worst = sorted(gains, key=gains.__getitem__)[:WORST_NAMED]
+    who = ", ".join(printable(name) for name in worst)
+    if len(gains) > WORST_NAMED:
+        who = f"{len(gains)} clusters (the worst: {who})"
     return (
-        f"the routing of {', '.join(clusters)} is near uniform over the experts, so few experts capture "
+        f"the routing of {who} is near uniform over the experts, so few experts capture "
         "little of it and splitting helps little; a base model whose experts follow the domains, or more "
         "experts per cluster, would capture more"
     )

@@ -75,3 +75,16 @@ def test_the_command_refuses_a_folder_that_is_there(
 ) -> None:
     assert base_model.main([str(tmp_path)]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_the_command_says_in_one_line_that_a_folder_cannot_be_made(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(base_model, "ensure_base_model", lambda _progress: tiny_model)
+    (tmp_path / "file").write_text("no folder")
+    assert base_model.main([str(tmp_path / "file" / "out")]) == 1
+    assert str(tmp_path / "file") in (said := capsys.readouterr().err)
+    assert said.count("\n") == 1
+    assert base_model.main([str(tmp_path / "a[1]* copy")]) == 0
+    copied = {file.name: file.read_bytes() for file in (tmp_path / "a[1]* copy").iterdir()}
+    assert copied == {file.name: file.read_bytes() for file in tiny_model.iterdir() if file.name[0] != "."}

@@ -1,4 +1,4 @@
-"""The same apps on Flower's deployment engine: one SuperLink, two SuperNodes, loopback, no simulated sky."""
+"""The same apps on Flower's deployment engine: one SuperLink, its SuperNodes, loopback, no simulated sky."""
 
 import json
 import os
@@ -20,10 +20,11 @@ from server.launch.environment import quiet_settings
 from server.launch.processes import TAG_VARIABLE, end_all, free_port, tagged
 from server.report.run_files import read_run
 from tests.report.documented import undocumented
+from tests.rooms import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-# conf/deployment.toml has four devices in two clusters, dealt in order: each node hosts one cluster.
-HOSTED = ("0-1", "2-3")
+# conf/deployment.toml has four devices in two clusters, dealt in order: each node hosts one cluster. The
+# third names a device of the second: whoever of the two is heard first holds it.
+HOSTED = ("0-1", "2-3", "3")
 START_PATIENCE_S = 60.0
 RUN_LIMIT_S = 900.0
 
@@ -91,9 +92,9 @@ def base_model() -> Path:
     return ensure_base_model(lambda _: None)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def loopback(base_model: Path) -> Iterator[Loopback]:
-    """Run a SuperLink and two SuperNodes; end them and all they started."""
+    """Run a SuperLink and its SuperNodes; end them and all they started."""
     assert base_model.is_dir()
     folder = Path(tempfile.mkdtemp(prefix="ems-fl-loopback-"))
     servers = Loopback(folder)
@@ -108,19 +109,34 @@ def loopback(base_model: Path) -> Iterator[Loopback]:
 @pytest.mark.deployment
 def test_the_same_apps_complete_a_short_run_on_a_superlink_and_two_supernodes(loopback: Loopback) -> None:
     runs = loopback.folder / "runs"
-    command = [
-        sys.executable, "-m", "server.launch", "--superlink", loopback.address, "--timeout", str(RUN_LIMIT_S),
-        "--run-config", "conf/deployment.toml", f"run.dir='{runs}'",
-    ]  # fmt: skip
-    result = subprocess.run(
-        command, cwd=ROOT, env=loopback.environment, capture_output=True, text=True, check=False
-    )
+    result = launch(loopback, f"run.dir='{runs}'")
     said = f"{result.stdout[-6000:]}\n{result.stderr[-2000:]}\n"
     assert result.returncode == 0, said + loopback.logs()
     folders = list(runs.iterdir())
     assert len(folders) == 1, said
     check_run_folder(folders[0])
     assert str(folders[0]) in result.stdout
+
+
+@pytest.mark.deployment
+def test_what_the_serverapp_refuses_is_the_last_thing_on_the_screen_alone(loopback: Loopback) -> None:
+    """On a SuperLink elsewhere nothing can be read beforehand: the ServerApp itself refuses."""
+    result = launch(loopback, "model.name=/nowhere/at/all", f"run.dir={loopback.folder}/refused")
+    assert result.returncode == 2, f"{result.stdout}\n{result.stderr}\n{loopback.logs()}"
+    assert result.stderr.startswith("The run was refused: ") and "/nowhere/at/all" in result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    assert "refused" not in result.stdout
+
+
+def launch(loopback: Loopback, *settings: str) -> "subprocess.CompletedProcess[str]":
+    """Run conf/deployment.toml with more settings on the test's SuperLink."""
+    command = [
+        sys.executable, "-m", "server.launch", "--superlink", loopback.address, "--timeout", str(RUN_LIMIT_S),
+        "--run-config", "conf/deployment.toml", *settings,
+    ]  # fmt: skip
+    return subprocess.run(
+        command, cwd=ROOT, env=loopback.environment, capture_output=True, text=True, check=False
+    )
 
 
 def check_run_folder(folder: Path) -> None:
@@ -135,6 +151,12 @@ def check_run_folder(folder: Path) -> None:
     lanes = read_run(folder).history.lanes(())
     assert {name for name, _ in lanes.values()} == {"Iqaluit 0-1", "Khatgal 2-3"}
     assert (folder / "report.html").is_file()
+    # A device counts once: of the two nodes that name device 3 one is turned away, and the report says so.
+    (turned_away,) = [event for event in events if event["event"] == "turned-away"]
+    assert turned_away["devices"] in ([2, 3], [3])
+    assert all(u["node"] != turned_away["node"] for event in merged for u in event["updates"])
+    warnings = json.loads((folder / "summary.json").read_text())["warnings"]
+    assert any(f"node {turned_away['node']} was refused" in warning for warning in warnings)
     settings = (folder / "config.toml").read_text()
     assert "simulated = false" in settings
     assert (folder / "adapter" / "adapter_model.safetensors").stat().st_size > 0

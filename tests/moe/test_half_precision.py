@@ -51,7 +51,7 @@ def test_the_laws_hold(half: Half, tmp_path: Path, dtype: torch.dtype) -> None:
     wide = half(torch.float32)
     narrow, whole = read_layout(folder), read_layout(wide)
     assert all(2 * size == whole.expert_bytes[layer] for layer, size in narrow.expert_bytes.items())
-    # A few families hold some shared tensors in float32 even so: tests/client/test_device_memory.py.
+    # A few families hold some shared tensors in float32 even so: tests/scenario/test_device_memory.py.
     assert whole.shared_bytes <= 2 * narrow.shared_bytes < 1.02 * whole.shared_bytes
     # What a device holds is counted in the type it holds, not in the file's.
     assert read_layout(folder, "float32") == read_layout(wide)

@@ -66,8 +66,15 @@ def test_lanes_of_a_real_network_are_its_nodes_by_name() -> None:
         )
     assert found.lanes(("east", "west")) == {"node 1": ("east 0-1", "east")}
     assert found.training_now("node 1", 7200.0)[0][0] == 200.0
-    # And its steps are known from the update: five of each of two devices.
-    assert found.steps["east"] == 10 + 10
+
+
+def test_a_node_of_a_real_network_is_known_from_when_it_joins() -> None:
+    found = History({}, {}, by_node=True)
+    who = {"time_s": 1.0, "node": 77, "cluster": "east", "devices": [2, 3]}
+    found.note({"event": "joined"} | who)
+    assert found.lanes(("east",)) == {"node 77": ("east 2-3", "east")}
+    found.note({"event": "turned-away", "reason": "taken"} | who)
+    assert found.refusals == {"east": 1}
 
 
 def test_a_log_cut_inside_a_line_gives_what_is_before_it(tmp_path: Path) -> None:

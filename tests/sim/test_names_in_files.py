@@ -12,8 +12,8 @@ from sim.plan_files.files import read_plan, write_plan
 from sim.plan_files.stk import read_stk, write_stk
 from sim.plans.plan import ContactPlan
 from sim.sites import read_sites
-from tests.sim.elements_text import tle
-from tests.sim.skies import flat
+from tests.sim.grid.skies import flat
+from tests.sim.orbits.elements_text import tle
 from tests.sim.test_site_files import NAMES
 
 PATHS = ["a[1]", "a*", "a?", "[!a]", "x=1", "{a,b}", "a:b", "~", "a b", "%s", "é", "file:x"]

@@ -2,7 +2,6 @@
 
 import math
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,9 @@ from sim.plans.link import link_preset
 from sim.population import Cluster
 from sim.sites import DEFAULT_SITES, default_clusters
 from sim.windows.geodesy import site_positions_km
+from tests.rooms import ROOT
 
-COASTLINE = Path(__file__).resolve().parents[2] / "sim" / "contacts" / "coastline.csv"
+COASTLINE = ROOT / "sim" / "contacts" / "coastline.csv"
 EARTH_RADIUS_KM = 6371.0
 # Small islands, which a map of 1:110 million leaves out.
 TOO_SMALL_FOR_THE_MAP = {"Tristan", "Orcadas"}

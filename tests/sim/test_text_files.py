@@ -9,7 +9,7 @@ import pytest
 from sim.orbits.elements import read_elements
 from sim.plan_files.files import read_plan
 from sim.sites import read_sites
-from tests.sim.elements_text import FORMS, omm, tle, written
+from tests.sim.orbits.elements_text import FORMS, omm, tle, written
 
 SITES = "name,latitude_deg,longitude_deg\nSão Gabriel,-0.13,-67.09\nXi'an,34.3,108.9\n"
 ION = "a contact +0 +60 1 2 100\na contact +0 +60 2 1 100\n"
@@ -60,7 +60,7 @@ def test_a_code_page_is_refused_with_file_line_and_what_it_looks_like(tmp_path: 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (gzip.compress(b"x"), "compressed by gzip: unpack it first"),
+        (gzip.compress(b"x", mtime=0), "compressed by gzip: unpack it first"),
         (b"PK\x03\x04rest", "a zip archive, as spreadsheet workbooks are"),
         (b"name\n\x00\x01\x02\x03", "line 2: not a text file, it holds a zero byte"),
         (b"\x81\x8d\x8f\x90", "line 1: not a text file in UTF-8 or UTF-16, byte 0x81 begins no character"),
