@@ -5,7 +5,7 @@ what the server has. They differ: most tokens of a domain go to other clusters' 
 full router (docs/design.md).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,10 @@ class Evaluator:
         model = self._submodels.submodel(experts)
         set_arrays(model, {key: value for key, value in values.items() if key.expert in set(experts)})
         return model
+
+    def model_of(self, experts: Sequence[ExpertId], values: ExpertArrays) -> nn.Module:
+        """Return the sub-model of these experts, or for none the merged model, with these values."""
+        return self.submodel_with(tuple(experts), values) if experts else self.merged_with(values)
 
     def heldout(self, cluster: str) -> NDArray[np.int64]:
         """Return the held-out blocks of a cluster, token ids ``[N, T]``."""

@@ -10,7 +10,7 @@ from server.evaluate import Evaluator
 from server.job import Job
 from server.record.run_log import RunLog
 from server.report.live import LivePage, attempt
-from server.report.screen import render_assignment
+from server.report.screen import near_uniform_gains, render_assignment
 from server.report.summary import ClusterSummary
 from strategy.assignment import Assignment
 
@@ -114,11 +114,6 @@ def assignment_table(job: Job, event: Mapping[str, Any]) -> str:
     shared = [group for group in event["groups"] if len(group) > 1]
     note = "".join(f"more clusters than experts: {', '.join(group)} share theirs\n" for group in shared)
     return render_assignment(rows, near_uniform_gains(event)) + note
-
-
-def near_uniform_gains(event: Mapping[str, Any]) -> dict[str, float]:
-    """Return the clusters whose capture an assignment calls near uniform, with its ratio to random's."""
-    return {name: event["capture"][name] / event["random_capture"][name] for name in event["near_uniform"]}
 
 
 def experts_per_layer(job: Job, event: Mapping[str, Any], cluster: str) -> tuple[int, ...]:

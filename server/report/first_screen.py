@@ -8,7 +8,7 @@ from server.record.run_log import day_clock
 from server.report.charts.chart import scaled, size_text
 from server.report.charts.curves import mean_of
 from server.report.run_files import RunFiles
-from server.report.screen import near_uniform_warning
+from server.report.screen import near_uniform_gains, near_uniform_warning
 
 NONE = "–"
 
@@ -179,7 +179,8 @@ def warnings(run: RunFiles) -> list[str]:
     """Return what a person should know before believing the numbers."""
     if run.summary:
         return [text[:1].upper() + text[1:] + "." for text in run.summary.warnings]
-    text = near_uniform_warning(run.history.assignment["near_uniform"]) if run.history.assignment else ""
+    assigned = run.history.assignment
+    text = near_uniform_warning(near_uniform_gains(assigned)) if assigned else ""
     return [text[:1].upper() + text[1:] + "."] if text else []
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from server.completions import greedy
+from server.exhibits.completions import greedy
 
 
 def counting(tokens_BT: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -1,27 +1,44 @@
-"""From a job to ``scene.json``: who is where, who is seen when, how large the model is."""
+"""From a run's settings to ``scene.json``: who is where, who is seen when, how large the model is."""
 
 import datetime as dt
 import math
+from collections.abc import Sequence
 
+from moe.experts import ExpertLayout
 from scenario.contact_plan import tracks_from
-from server.job import Job
+from scenario.settings.config import RunConfig
 from server.record.scene import ClusterScene, ModelScene, Pass, Scene, Track
-from sim.plans.plan import Contact
+from sim.plans.plan import Contact, ContactPlan
 from sim.plans.tracks import GroundTracks
+from sim.population import Cluster, Population
 
 
-def scene_of(job: Job) -> Scene:
-    """Return what a run stands on, for its report."""
-    config = job.config
-    start, tracks = tracks_from(config, job.plan) if job.plan else (dt.datetime.now(dt.UTC), None)
+def scene_of(
+    config: RunConfig,
+    population: Population,
+    plan: ContactPlan | None,
+    layout: ExpertLayout,
+    *,
+    domains: Sequence[str],
+    horizon_s: float,
+) -> Scene:
+    """Return what a run stands on, for its report.
+
+    Parameters
+    ----------
+    plan : ContactPlan or None
+        None on a real network: the run then begins now.
+    domains : Sequence[str]
+        What each cluster's text is about.
+    """
+    start, tracks = tracks_from(config, plan) if plan else (dt.datetime.now(dt.UTC), None)
+    clusters = zip(population.clusters, domains, strict=True)
     return Scene(
         start_utc=start.astimezone(dt.UTC).isoformat(timespec="seconds") if start else "",
-        horizon_s=job.horizon_s,
-        is_simulated=job.plan is not None,
-        clusters=tuple(
-            _cluster(job, name, domain) for name, domain in zip(job.clusters, job.text.domains, strict=True)
-        ),
-        model=_model(job),
+        horizon_s=horizon_s,
+        is_simulated=plan is not None,
+        clusters=tuple(_cluster(population, plan, cluster, domain) for cluster, domain in clusters),
+        model=_model(config.model.name, layout),
         tokens_per_step=config.train.batch_size * config.data.sequence_length,
         all_weights=config.train.method == "full",
         num_satellites=tracks.num_satellites if tracks else 0,
@@ -30,19 +47,19 @@ def scene_of(job: Job) -> Scene:
     )
 
 
-def _cluster(job: Job, name: str, domain: str) -> ClusterScene:
-    cluster, nodes = job.population.cluster(name), job.population.cluster_nodes(name)
+def _cluster(population: Population, plan: ContactPlan | None, cluster: Cluster, domain: str) -> ClusterScene:
+    # On a real network node ids are Flower's, known when they report.
+    nodes = population.cluster_nodes(cluster.name) if plan else ()
     return ClusterScene(
-        name=name,
+        name=cluster.name,
         domain=domain,
         latitude_deg=cluster.latitude_deg,
         longitude_deg=cluster.longitude_deg,
-        num_devices=len(job.population.cluster_devices(name)),
-        # On a real network node ids are Flower's, known when they report.
-        first_node=nodes[0].node_id if job.plan and nodes else 0,
-        node_devices=tuple(len(node.device_ids) for node in nodes) if job.plan else (),
-        node_step_s=tuple(node.step_time_s for node in nodes) if job.plan else (),
-        passes=tuple(_pass(contact) for contact in job.plan.contacts[name]) if job.plan else (),
+        num_devices=len(population.cluster_devices(cluster.name)),
+        first_node=nodes[0].node_id if nodes else 0,
+        node_devices=tuple(len(node.device_ids) for node in nodes),
+        node_step_s=tuple(node.step_time_s for node in nodes),
+        passes=tuple(_pass(contact) for contact in plan.contacts[cluster.name]) if plan else (),
     )
 
 
@@ -56,10 +73,9 @@ def _pass(contact: Contact) -> Pass:
     )
 
 
-def _model(job: Job) -> ModelScene:
-    layout = job.layout
+def _model(name: str, layout: ExpertLayout) -> ModelScene:
     return ModelScene(
-        name=job.config.model.name,
+        name=name,
         family=layout.family,
         layers=layout.layers,
         num_experts=tuple(layout.num_experts.values()),

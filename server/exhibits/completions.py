@@ -1,19 +1,16 @@
 """Words: what each cluster's model says after a held-out beginning, before and after tuning."""
 
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from moe.experts import ExpertArrays
+from moe.experts import ExpertArrays, ExpertId
 from moe.half_precision import half_products
 from moe.objective import is_encoder_decoder, token_batch
-from server.ems_fl_run import Outcome
-from server.evaluate import Evaluator
-from server.job import Job
 from server.record.scene import Completion
 
 BEGINNING_TOKENS, NEW_TOKENS = 24, 24
@@ -21,38 +18,61 @@ BEGINNING_TOKENS, NEW_TOKENS = 24, 24
 MOST_CLUSTERS = 16
 
 
-def completions(job: Job, outcome: Outcome, evaluator: Evaluator) -> tuple[Completion, ...]:
-    """Return ``report.completions`` greedy completions of each of the first clusters.
+class Speakers(Protocol):
+    """Whoever has the models, the held-out text and the tokenizer."""
 
-    By the cluster's own sub-model; by the merged model where there are none, as with FedAvg. Nothing for
-    encoder-decoders, whose beginnings are another task.
+    def heldout(self, cluster: str) -> NDArray[np.int64]:
+        """Return held-out blocks of a cluster, token ids ``[N, T]``."""
+
+    def text(self, tokens: NDArray[np.int64]) -> str:
+        """Return token ids as people read them."""
+
+    def model_of(self, experts: Sequence[ExpertId], values: ExpertArrays) -> nn.Module:
+        """Return the sub-model of these experts, or for none the merged model, with these values."""
+
+
+def completions(
+    speakers: Speakers,
+    experts_of: Mapping[str, Sequence[ExpertId]],
+    initial: ExpertArrays,
+    values: ExpertArrays,
+    *,
+    count: int,
+) -> tuple[Completion, ...]:
+    """Return greedy completions of each of the first clusters, before and after tuning.
+
+    Nothing for encoder-decoders, whose beginnings are another task.
+
+    Parameters
+    ----------
+    speakers : Speakers
+        Models and text.
+    experts_of : Mapping[str, Sequence[ExpertId]]
+        Experts of each cluster, whose own sub-model speaks; empty ones leave it to the merged model.
+    initial, values : ExpertArrays
+        Before and after.
+    count : int
+        Of each cluster; 0: none.
     """
-    count = job.config.report.completions
     found: list[Completion] = []
-    for cluster in job.clusters[:MOST_CLUSTERS] if count else ():
-        blocks = evaluator.heldout(cluster)[:count]
+    for cluster, experts in list(experts_of.items())[:MOST_CLUSTERS] if count else ():
+        blocks = speakers.heldout(cluster)[:count]
         length = min(BEGINNING_TOKENS, blocks.shape[1] // 2)
         beginnings, rest = blocks[:, :length], blocks[:, length : length + NEW_TOKENS]
         said = []
-        for values in (job.initial, outcome.values):
-            model = _model(outcome, evaluator, cluster, values)
+        for arrays in (initial, values):
+            model = speakers.model_of(experts, arrays)
             if is_encoder_decoder(model):
                 return ()
             said.append(greedy(_last_logits(model), beginnings, rest.shape[1]))
-        found += [
-            Completion(cluster=cluster, **{name: evaluator.text(tokens) for name, tokens in row.items()})
-            for row in (
-                dict(zip(("beginning", "original", "before", "after"), of_one, strict=True))
-                for of_one in zip(beginnings, rest, *said, strict=True)
+        for row in zip(beginnings, rest, *said, strict=True):
+            beginning, original, before, after = map(speakers.text, row)
+            found.append(
+                Completion(
+                    cluster=cluster, beginning=beginning, original=original, before=before, after=after
+                )
             )
-        ]
     return tuple(found)
-
-
-def _model(outcome: Outcome, evaluator: Evaluator, cluster: str, values: ExpertArrays) -> nn.Module:
-    if outcome.assignment is None:
-        return evaluator.merged_with(values)
-    return evaluator.submodel_with(outcome.assignment.experts.get(cluster, ()), values)
 
 
 def _last_logits(model: nn.Module) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
