@@ -49,7 +49,7 @@ def resume(arguments: Rest = None) -> None:
 
 @app.command(context_settings=PASS_ON)
 def report(arguments: Rest = None) -> None:
-    """Show what finished runs came to."""
+    """Show what runs came to, and write their page (report.html)."""
     from server.report.command import main
 
     _end(main, arguments, "report")

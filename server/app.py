@@ -20,13 +20,20 @@ from scenario.settings.config import RunConfig
 from scenario.settings.reading import read_config
 from server.ems_fl_run import Outcome, Saved, run_ems_fl
 from server.evaluate import Evaluator
+from server.exhibits.completions import completions
+from server.exhibits.findings import findings_of
+from server.exhibits.scene import scene_of
 from server.fedavg_run import run_fedavg
 from server.job import Job, prepare
 from server.observer import Observer, nodes_by_cluster
 from server.record.run_folder import RESUME_FILE, name_run_folder
 from server.record.run_log import EVENTS_FILE, RunLog
+from server.record.scene import Findings, write_findings, write_scene
 from server.record.state import STATE_FILE
+from server.record.trackers import tracker_names
+from server.report.html_page import PAGE_FILE
 from server.report.ledger import Ledger
+from server.report.live import LivePage, attempt, final_page
 from server.report.screen import render_summary
 from server.report.summary import RunSummary, write_summary
 from server.screen.ascii_screen import say
@@ -69,6 +76,7 @@ def run(grid: Grid, config: RunConfig) -> Path:
     # One thread, as on the devices: the same numbers on any number of cores, and no two pools of
     # threads that wait for each other on a machine that also runs the workers.
     torch.set_num_threads(1)
+    tracker_names(config.report.trackers)  # refused now, not after the models are made
     saved = Saved.read(Path(config.run.resume)) if config.run.resume else None
     job = prepare(config, say=say)
     if saved is not None:
@@ -76,7 +84,12 @@ def run(grid: Grid, config: RunConfig) -> Path:
     evaluator = Evaluator(config, job.path, job.tuning, job.text, job.clusters)
     with _open_log(config, saved) as log, _saying_how_to_go_on(log.folder):
         log.say(f"run folder: {log.folder}")
-        observer = Observer(job, log, evaluator)
+        scene = scene_of(
+            config, job.population, job.plan, job.layout, domains=job.text.domains, horizon_s=job.horizon_s
+        )
+        write_scene(log.folder, scene)
+        page = LivePage(log.folder, scene) if config.report.page else None
+        observer = Observer(job, log, evaluator, page)
         if config.strategy == "fedavg":
             outcome = run_fedavg(job, grid, log, observer)
         else:
@@ -87,7 +100,12 @@ def run(grid: Grid, config: RunConfig) -> Path:
                 job, outcome, ledger, evaluator, folder=str(log.folder), began_wall_s=began_wall_s
             )
             _export(job, outcome, log.folder, summary)
+            write_findings(log.folder, _findings(job, outcome, evaluator))
         write_summary(log.folder, summary)
+        if config.report.page:
+            with log.doing("drawing the page"):
+                fault = attempt(lambda: final_page(log.folder))
+            log.say(fault or f"page: {log.folder / PAGE_FILE}")
         log.say(render_summary(summary))
         if not ledger.train_messages_up:
             raise NothingLearnedError(
@@ -118,6 +136,17 @@ def _saying_how_to_go_on(folder: Path) -> Iterator[None]:
                 "and set run.resume to its new place)"
             )
         raise OSError(f"{error}. The run in {folder} {way_on}") from error
+
+
+def _findings(job: Job, outcome: Outcome, evaluator: Evaluator) -> Findings:
+    """Return what the models say at the end, own sub-models where there are any."""
+    own = outcome.assignment.experts if outcome.assignment else {}
+    experts_of = own or dict.fromkeys(job.clusters, ())
+    count = job.config.report.completions
+    said = completions(evaluator, experts_of, job.initial, outcome.values, count=count)
+    return findings_of(
+        job.layout, job.tuning, job.initial, outcome.values, relevance=outcome.relevance, completions=said
+    )
 
 
 def _export(job: Job, outcome: Outcome, folder: Path, summary: RunSummary) -> None:

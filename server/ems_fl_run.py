@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,15 @@ class Outcome:
         On the run's clock at the end.
     stop_reason : str
         Why it ended.
+    relevance : dict[str, list[list[float]]]
+        Cluster -> layer -> routing mass of each expert, over the devices that were heard.
     """
 
     values: ExpertArrays
     assignment: Assignment | None
     clock_s: float
     stop_reason: str
+    relevance: dict[str, list[list[float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +123,24 @@ def run_ems_fl(job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Sav
         reason = "the horizon was reached"
     else:
         reason = "max-merges was reached" if 0 < max_merges <= state.merges else "target-loss was reached"
-    return Outcome(values=state.values, assignment=state.assignment, clock_s=clock(), stop_reason=reason)
+    return Outcome(
+        values=state.values,
+        assignment=state.assignment,
+        clock_s=clock(),
+        stop_reason=reason,
+        relevance=_relevance(state),
+    )
+
+
+def _relevance(state: EmsFlState) -> dict[str, list[list[float]]]:
+    """Return the routing mass of every cluster, layer and expert."""
+    by_cluster: dict[str, list[Any]] = {}
+    for profile in state.profiles.values():
+        by_cluster.setdefault(profile.cluster, []).append(profile.mass)
+    return {
+        cluster: [np.sum(layer, axis=0).tolist() for layer in zip(*masses, strict=True)]
+        for cluster, masses in by_cluster.items()
+    }
 
 
 def settings_from(job: Job) -> EmsFlSettings:

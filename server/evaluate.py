@@ -5,10 +5,11 @@ what the server has. They differ: most tokens of a domain go to other clusters' 
 full router (docs/design.md).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from moe.device import choose_device
 from moe.disk.tokens import load_tokenizer
@@ -40,7 +41,7 @@ class Evaluator:
     def __init__(
         self, config: RunConfig, path: str, tuning: Tuning, text: FederatedText, clusters: tuple[str, ...]
     ) -> None:
-        tokenizer = load_tokenizer(path)
+        tokenizer = self._tokenizer = load_tokenizer(path)
         self._config, self._path, self._tuning = config, path, tuning
         self._dtype = config.model.dtype
         self._heldout: Mapping[str, NDArray[np.int64]] = {
@@ -58,16 +59,36 @@ class Evaluator:
 
     def merged(self, values: ExpertArrays) -> dict[str, float]:
         """Return the loss of the merged model under its full router, by cluster; nats per token."""
+        model, batch = self.merged_with(values), self._config.evaluate.batch_size
+        return {name: mean_loss(model, rows, batch) for name, rows in self._heldout.items()}
+
+    def merged_with(self, values: ExpertArrays) -> nn.Module:
+        """Return the merged model with these values; it is the same model at every call."""
         if self._merged is None:
             device = choose_device(self._config.model.device)
             streamed = self._config.evaluate.streamed
             self._merged = MergedModel(self._path, self._tuning, self._dtype, device, streamed=streamed)
-        self._merged.set(values)
-        batch = self._config.evaluate.batch_size
-        return {name: mean_loss(self._merged.model, rows, batch) for name, rows in self._heldout.items()}
+        return self._merged.set(values).model
 
     def submodel(self, cluster: str, experts: tuple[ExpertId, ...], values: ExpertArrays) -> float:
         """Return the loss of a cluster's own sub-model on its own text; nats per token."""
+        model = self.submodel_with(experts, values)
+        return mean_loss(model, self._heldout[cluster], self._config.evaluate.batch_size)
+
+    def submodel_with(self, experts: tuple[ExpertId, ...], values: ExpertArrays) -> nn.Module:
+        """Return the sub-model of these experts with their values; it may be the same model next time."""
         model = self._submodels.submodel(experts)
         set_arrays(model, {key: value for key, value in values.items() if key.expert in set(experts)})
-        return mean_loss(model, self._heldout[cluster], self._config.evaluate.batch_size)
+        return model
+
+    def model_of(self, experts: Sequence[ExpertId], values: ExpertArrays) -> nn.Module:
+        """Return the sub-model of these experts, or for none the merged model, with these values."""
+        return self.submodel_with(tuple(experts), values) if experts else self.merged_with(values)
+
+    def heldout(self, cluster: str) -> NDArray[np.int64]:
+        """Return the held-out blocks of a cluster, token ids ``[N, T]``."""
+        return self._heldout[cluster]
+
+    def text(self, tokens: NDArray[np.int64]) -> str:
+        """Return token ids as people read them."""
+        return str(self._tokenizer.decode(tokens.tolist(), skip_special_tokens=True))

@@ -50,12 +50,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "server.screen": (),
     "server.record": ("server.screen", "scenario.settings", "strategy", "moe", "moe.disk"),
-    "server.report": ("server.record",),
+    "server.report.charts": ("server.record", "sim"),
+    "server.report": ("server.record", "server.report.charts", "scenario.settings", "sim"),
+    "server.exhibits": (
+        *("server.record", "scenario", "scenario.settings", "moe", "moe.tuning", "sim", "sim.plans"),
+    ),
     "server": (
         *(
             "server.screen",
             "server.record",
             "server.report",
+            "server.exhibits",
             "scenario",
             "scenario.settings",
             "scenario.data",
