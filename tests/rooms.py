@@ -52,7 +52,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("server.record", "server.report", "scenario", "scenario.settings", "scenario.data", "strategy"),
         *("demo", "moe", "moe.disk", "moe.tuning", "moe.export", "sim", "sim.plans", "sim.grid"),
     ),
-    "server.launch": ("server.record", "scenario.settings"),
+    # the app without Flower's processes: brings the two apps together, as Flower does
+    "engine": ("client", "server", "scenario.settings"),
+    "server.launch": ("server.record", "scenario.settings", "engine"),
     # one command over all
     "cli": ("server.launch", "server.report", "moe.inspect", "moe.export", "sim.contacts"),
 }

@@ -34,6 +34,7 @@ from server.launch.environment import (
     simulation_settings,
 )
 from server.launch.flower_run import FlowerRun, RunEnd
+from server.launch.local_run import ENGINES, OutOfTimeError, engine_faults, run_here, time_limit
 from server.launch.processes import TAG_VARIABLE, end_all, free_port, port_is_free, tagged
 from server.launch.run_config import merge_run_config, write_run_config
 
@@ -56,8 +57,11 @@ EXIT_TIMEOUT = 124
 RAY_FOLDER_LIMIT = 36
 
 
-class InterruptedRunError(Exception):
-    """A signal asked this command to stop; ``number`` is the signal's."""
+class InterruptedRunError(KeyboardInterrupt):
+    """A signal asked this command to stop; ``number`` is the signal's.
+
+    No `Exception`: in this process it must pass through all that makes an answer of a client's fault.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -90,6 +94,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m serve
         return EXIT_USAGE
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _raise_interrupted)
+    if options.engine != "flower":
+        return _run_here(options, overrides)
     home = make_home()
     tag = uuid.uuid4().hex
     keep = True
@@ -103,6 +109,20 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m serve
         return 128 + stop.number
     finally:
         clean_up(tag, home, keep=keep)
+
+
+def _run_here(options: argparse.Namespace, overrides: dict[str, object]) -> int:
+    """Run without Flower's processes and return the exit code."""
+    try:
+        with time_limit(options.timeout):
+            done = run_here(overrides, engine=options.engine, workers=options.workers)
+        return 0 if done else EXIT_FAILED
+    except OutOfTimeError:
+        print(f"launch: not finished after {options.timeout:g} s; what was saved can be resumed", flush=True)
+        return EXIT_TIMEOUT
+    except InterruptedRunError as stop:
+        print(f"\nlaunch: {stop}; what was saved can be resumed", flush=True)
+        return 128 + stop.number
 
 
 def parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
@@ -126,7 +146,14 @@ def parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
         "--app", type=Path, default=repository(), help="folder of the Flower app (default: this checkout)"
     )
     parser.add_argument(
-        "--workers", type=int, default=default_workers(), help="Ray workers (default: one per core)"
+        "--engine",
+        choices=ENGINES,
+        default="flower",
+        help="flower: through `flwr run` and Ray; in-process: devices compute in this process, for debuggers; "
+        "processes: in a pool of --workers processes, without Flower's own (default: flower)",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=default_workers(), help="worker processes (default: one per core)"
     )
     parser.add_argument(
         "--client-gpus",
@@ -176,6 +203,9 @@ def check(options: argparse.Namespace) -> None:
     if options.workers < 1:
         faults.append(f"--workers must be at least 1, got {options.workers}")
     faults += gpu_faults(options.client_gpus)
+    faults += engine_faults(
+        options.engine, options.superlink, options.client_gpus, options.app.resolve() == repository()
+    )
     if options.nodes < 1:
         faults.append(f"--nodes must be at least 1, got {options.nodes}")
     if not options.timeout >= 0:
