@@ -8,6 +8,8 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 
+from sim.grid.groups import client_fault
+
 LoadApp = Callable[[], ClientApp]
 """Returns the ClientApp; a function at the top of a module, so that it can be sent to another process."""
 Settings = Mapping[str, bool | int | float | str]
@@ -42,14 +44,11 @@ def call_client(load_app: LoadApp, settings: Settings, message: Message) -> Mess
     try:
         app = load_app()
     except Exception as fault:
-        return _error(ErrorCode.LOAD_CLIENT_APP_EXCEPTION, fault, message)
+        reason = f"the ClientApp cannot be loaded: {type(fault).__name__}: {fault}"
+        return Message(Error(ErrorCode.LOAD_CLIENT_APP_EXCEPTION, reason), reply_to=message)
     try:
         reply = app(message, context)
     except Exception as fault:  # whatever a client may raise
-        return _error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, fault, message)
+        return Message(client_fault(fault), reply_to=message)
     reply.metadata.__dict__["_message_id"] = str(uuid4())
     return reply
-
-
-def _error(code: int, fault: Exception, message: Message) -> Message:
-    return Message(Error(code, f"{type(fault).__name__}: {fault}"), reply_to=message)

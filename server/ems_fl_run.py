@@ -216,6 +216,7 @@ def satellite_grid(
         visibility="all" if visibility == "all" else "in-view",
         on_event=observer.event,
         on_wait=log.waiting,
+        is_grouped=job.config.run.grouped,
     )
 
 

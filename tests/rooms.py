@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("demo", "moe", "moe.disk", "moe.tuning", "moe.export", "sim", "sim.plans", "sim.grid"),
     ),
     # the app without Flower's processes: brings the two apps together, as Flower does
-    "engine": ("client", "server", "scenario.settings"),
+    "engine": ("client", "server", "scenario.settings", "sim.grid"),
     "server.launch": ("server.record", "scenario.settings", "engine"),
     # one command over all
     "cli": ("server.launch", "server.report", "moe.inspect", "moe.export", "sim.contacts"),
