@@ -102,7 +102,8 @@ class Workers:
         if self._work_wall_s is not None:
             together = min(MOST_TOGETHER, max(1, int(GROUP_WALL_S / max(self._work_wall_s, 1e-6))))
         self._find_nodes()
-        shares = ceil(num_known / max(1, len(self._real_ids)))
+        # A share for every node that has nothing to do; with all at work, messages may as well be full.
+        shares = ceil(num_known / max(1, len(self._real_ids) - len(self._outstanding)))
         # Equal parts, rather than full ones and a rest.
         parts = ceil(num_alike / min(together, shares))
         return ceil(num_alike / parts)
