@@ -88,9 +88,8 @@ class Processes:
 
     def close(self) -> None:
         """End the workers; what they compute is lost."""
-        processes = multiprocessing.active_children()
         self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
+        for process in self._workers:
             process.terminate()
         self._waiting.clear()
 
@@ -100,8 +99,11 @@ class Processes:
     def _make_pool(self) -> ProcessPoolExecutor:
         pool = ProcessPoolExecutor(self.num_workers, mp_context=self._context, initializer=_begin)
         # Starts the process that the workers fork from, and them: they import while the server does.
+        before = set(multiprocessing.active_children())
         for _ in range(self.num_workers):
             pool.submit(os.getpid)
+        # Their exit codes say how they died; nobody else's are of interest.
+        self._workers = set(multiprocessing.active_children()) - before
         return pool
 
     def _replace_pool(self) -> None:
@@ -113,8 +115,11 @@ class Processes:
                 self._waiting[message_id] = message, self._submit(message)
 
     def _last_words(self) -> str:
-        """Say how the dead ended, where that is known."""
-        return ""
+        """Say how the dead ended, where that is known; the others were ended with the pool."""
+        codes = {process.exitcode for process in self._workers} - {None, 0, -signal.SIGTERM}
+        words = [f"killed by {signal.Signals(-code).name}" for code in codes if code and code < 0]
+        words += [f"ended with code {code}" for code in codes if code and code > 0]
+        return f" ({', '.join(sorted(words))})" if words else ""
 
 
 def _begin() -> None:

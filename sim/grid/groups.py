@@ -36,18 +36,17 @@ def pack(contents: Sequence[RecordDict | Error], wall_s: float = 0.0) -> RecordD
         What it took to compute them.
     """
     stacks = _Stacks()
-    places: list[dict[str, tuple[int, int]]] = []
+    places: list[dict[str, tuple[int, int] | None]] = []  # by name, in the content's order; None: small
     small: list[bytes] = []
     errors: list[tuple[int, int, str]] = []
     for at, content in enumerate(contents):
-        rest, own = RecordDict(), dict[str, tuple[int, int]]()
+        rest, own = RecordDict(), dict[str, tuple[int, int] | None]()
         if isinstance(content, Error):
             errors.append((at, content.code, content.reason or ""))
         else:
             for name, record in content.items():
-                if isinstance(record, ArrayRecord):
-                    own[name] = stacks.place(record)
-                else:
+                own[name] = stacks.place(record) if isinstance(record, ArrayRecord) else None
+                if own[name] is None:
                     rest[name] = record
         places.append(own)
         small.append(encode_content(rest))
@@ -69,9 +68,10 @@ def unpack(packed: RecordDict) -> list[RecordDict | Error]:
     stacks = [_Unstacked(packed.array_records[_stack_name(at)]) for at in range(len(packed.array_records))]
     contents: list[RecordDict | Error] = []
     for places, encoded in zip(index["places"], cast(list[bytes], group["small"]), strict=True):
-        content = decode_content(encoded)
-        for name, (stack, row) in places.items():
-            content[name] = stacks[stack].row(row)
+        rest = decode_content(encoded)
+        content = RecordDict()
+        for name, place in places.items():
+            content[name] = rest[name] if place is None else stacks[place[0]].row(place[1])
         contents.append(content)
     for at, code, reason in index["errors"]:
         contents[at] = Error(code, reason)

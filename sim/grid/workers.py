@@ -89,13 +89,15 @@ class Workers:
         alike: dict[tuple[str, str], list[Work]] = {}
         for work in known:
             alike.setdefault((work.message_type, work.cluster), []).append(work)
+        most = self._most_together(len(known)) if known else 1
         for works in alike.values():
-            size = self._group_size(len(works), len(known))
+            # Equal parts, rather than full ones and a rest.
+            size = ceil(len(works) / ceil(len(works) / most))
             for start in range(0, len(works), size):
                 self._send(works[start : start + size])
 
-    def _group_size(self, num_alike: int, num_known: int) -> int:
-        """Return how many nodes' work goes into a message."""
+    def _most_together(self, num_known: int) -> int:
+        """Return how many nodes' work may go into a message."""
         if not self.is_grouped:
             return 1
         together = FIRST_TOGETHER
@@ -103,10 +105,8 @@ class Workers:
             together = min(MOST_TOGETHER, max(1, int(GROUP_WALL_S / max(self._work_wall_s, 1e-6))))
         self._find_nodes()
         # A share for every node that has nothing to do; with all at work, messages may as well be full.
-        shares = ceil(num_known / max(1, len(self._real_ids) - len(self._outstanding)))
-        # Equal parts, rather than full ones and a rest.
-        parts = ceil(num_alike / min(together, shares))
-        return ceil(num_alike / parts)
+        idle = max(1, len(self._real_ids) - len(self._outstanding))
+        return min(together, ceil(num_known / idle))
 
     def _find_nodes(self) -> None:
         self._real_ids = self._real_ids or sorted(self.inner.get_node_ids())
