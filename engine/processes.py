@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from flwr.app import Message
 
+from engine.allocator import keep_pages
 from engine.client_call import LoadApp, Settings, call_client, take_part_in_a_run
 
 MAX_DEATHS = 3
@@ -128,6 +129,7 @@ def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     take_part_in_a_run()
+    keep_pages()
 
 
 def _end_with_parent() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flwr.clientapp import ClientApp
 
+from engine.allocator import keep_pages
 from engine.client_call import take_part_in_a_run
 from engine.in_process import InProcess
 from engine.local_grid import Computer, LocalGrid
@@ -50,6 +51,7 @@ def run(settings: Mapping[str, Scalar] | None = None, *, workers: int = 0) -> Pa
 def local_grid(config: RunConfig, *, workers: int = 0) -> Iterator[LocalGrid]:
     """Give a grid whose nodes run the project's ClientApp; its workers end with the block."""
     take_part_in_a_run()
+    keep_pages()
     settings = flat_config(config)
     computer: Computer = (
         Processes(client_app, settings, num_workers=workers, preload=PRELOAD)

@@ -36,6 +36,7 @@ from server.launch.environment import (
 from server.launch.flower_run import FlowerRun, RunEnd
 from server.launch.local_run import ENGINES, OutOfTimeError, engine_faults, run_here, time_limit
 from server.launch.processes import TAG_VARIABLE, end_all, free_port, port_is_free, tagged
+from server.launch.restart import LostWorker, follow_on
 from server.launch.run_config import merge_run_config, write_run_config
 
 EXAMPLES = """examples:
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m serve
     tag = uuid.uuid4().hex
     keep = True
     try:
-        end = prepare(options, overrides, home, tag).follow()
+        end = follow_on(lambda settings, watch: prepare(options, settings, home, tag, watch), overrides)
         keep = not (end.completed or end.explained)
         return report(end, home)
     except InterruptedRunError as stop:
@@ -244,7 +245,9 @@ def gpu_faults(client_gpus: float) -> list[str]:
     ]
 
 
-def prepare(options: argparse.Namespace, overrides: dict[str, object], home: Path, tag: str) -> FlowerRun:
+def prepare(
+    options: argparse.Namespace, overrides: dict[str, object], home: Path, tag: str, watch: LostWorker
+) -> FlowerRun:
     """Prepare ``flwr run --stream`` with a Flower home, a port and a tag of its own."""
     port = options.port or free_port()
     run_config = write_run_config(overrides, home / "run-config.toml")
@@ -268,6 +271,7 @@ def prepare(options: argparse.Namespace, overrides: dict[str, object], home: Pat
         list_command=[flwr_command(), "ls", "--format", "json"],
         environment=environment(home, port, tag),
         silence_s=options.silence,
+        watch=watch,
         timeout_s=options.timeout,
     )
 

@@ -114,6 +114,10 @@ def quiet_settings() -> dict[str, str]:
         "PYTHONWARNINGS": "ignore:Tip:FutureWarning",
         # A tokenizer that was used before a fork warns in every worker unless it is told not to use threads.
         "TOKENIZERS_PARALLELISM": "false",
+        # Workers keep freed memory for their next step: `engine.allocator` says why.
+        "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+        "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+        "MALLOC_TOP_PAD_": str(64 << 20),
     }
 
 

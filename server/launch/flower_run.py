@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -51,6 +51,8 @@ class FlowerRun:
         Environment of both.
     silence_s : float
         After this long without a line of output a line says that the run goes on, seconds.
+    watch : callable, optional
+        Gets every line of the output.
     timeout_s : float
         The longest the run may take, seconds; 0 means for ever.
     """
@@ -59,6 +61,7 @@ class FlowerRun:
     list_command: Sequence[str]
     environment: dict[str, str]
     silence_s: float
+    watch: Callable[[str], None] | None = None
     timeout_s: float = 0.0
 
     def follow(self) -> RunEnd:
@@ -108,6 +111,8 @@ class FlowerRun:
                 continue
             if line is None:
                 return run_id
+            if self.watch is not None:
+                self.watch(line)
             if found := RUN_ID.search(line):
                 run_id = found.group(1)
             if not is_noise(line):
