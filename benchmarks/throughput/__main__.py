@@ -1,8 +1,8 @@
-"""``python -m benchmarks.throughput [--quick]``: what a device costs, beside Flower's own way, pfl and a bare loop.
+"""``python -m benchmarks.throughput [--quick | --once]``: what a device costs, beside Flower's own way, pfl and a bare loop.
 
 Each measurement is a process of its own, each contender in its turn, three rounds; medians. Processor time of all
 processes counted, since other programs may be running. Ends with one line of JSON. `--quick`: one round of fewer
-devices, to see that it works.
+devices, to see that it works; `--once`: one round of all.
 """
 
 import json
@@ -78,7 +78,7 @@ def exponent(sizes: list[int], times_s: list[float]) -> float:
 def main(arguments: list[str]) -> None:
     """Measure everything."""
     quick = "--quick" in arguments
-    rounds = 1 if quick else 3
+    rounds = 1 if quick or "--once" in arguments else 3
     devices, trained, steps = (500, 100, 2) if quick else (5_000, 1_000, 10)
     sizes = [200, 600, 2_000] if quick else [1_000, 3_000, 10_000]
     runs: dict[str, list[Measured]] = {}

@@ -54,6 +54,7 @@ def over_the_sky(grid: Grid, num_devices: int) -> Measured:
         for reply in sky.pull_messages(waiting.keys()):
             del waiting[reply.metadata.reply_to_message_id]
             num_replies += reply.has_content()
+    assert num_replies == num_devices, f"{num_replies} of {num_devices} replies"
     return meter.read() | {"replies": num_replies}
 
 

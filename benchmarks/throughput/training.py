@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
+from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
@@ -45,14 +46,22 @@ def values() -> ExpertArrays:
 # ---- the bare loop
 
 _STATE: list[ClientState] = []
+barrier: Any = None
+
+
+def begin_bare(everybody: Any) -> None:
+    """Make a process one of the loop's."""
+    global barrier
+    barrier = everybody
 
 
 def warm_bare(_: int) -> None:
-    """Load the model and the text of every device."""
+    """Load the model and the text of every device; each process takes one, since it waits for the others."""
     import torch
 
     torch.set_num_threads(1)
     keep_pages()
+    barrier.wait()
     if not _STATE:
         _STATE.append(ClientState(read_config(SETTINGS)))
         _bare_steps(range(TEXT_DEVICES), 1)
@@ -77,8 +86,11 @@ def bare_steps(part: tuple[int, int, int]) -> None:
 def bare(num_devices: int, steps: int) -> dict[str, float]:
     """Measure the bare loop."""
     each = num_devices // WORKERS
-    with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
-        list(pool.map(warm_bare, range(8 * WORKERS)))
+    context = get_context("spawn")
+    with ProcessPoolExecutor(
+        WORKERS, mp_context=context, initializer=begin_bare, initargs=(context.Barrier(WORKERS),)
+    ) as pool:
+        list(pool.map(warm_bare, range(WORKERS)))
         meter = Meter()
         list(pool.map(bare_steps, [(at * each, each, steps) for at in range(WORKERS)]))
         return meter.read()
@@ -96,7 +108,7 @@ def ours(num_devices: int, steps: int) -> dict[str, float]:
         start = values()
         warm = [_warm(start, device) for _ in range(WORKERS) for device in range(TEXT_DEVICES)]
         assert all(reply.has_content() for reply in grid.send_and_receive(warm))
-        people = population(num_devices)
+        people = population(num_devices, steps)
         nodes = [replace(n, device_ids=(n.device_ids[0] % TEXT_DEVICES,)) for n in people.nodes]
         people = replace(people, nodes=tuple(nodes))
         sky = SatelliteGrid(grid, plan(people), people, min_steps=steps, max_steps=steps, is_grouped=True)
@@ -110,6 +122,7 @@ def ours(num_devices: int, steps: int) -> dict[str, float]:
                 assert reply.has_content(), reply.error.reason
                 del waiting[reply.metadata.reply_to_message_id]
                 num_replies += 1
+        assert num_replies == num_devices, f"{num_replies} of {num_devices} replies"
         return meter.read()
     finally:
         computer.close()

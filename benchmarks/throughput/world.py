@@ -37,18 +37,18 @@ def echo_app() -> ClientApp:
     return app
 
 
-def population(num_devices: int) -> Population:
-    """Return clusters of fifty devices, each device a node."""
+def population(num_devices: int, steps: int = 1) -> Population:
+    """Return clusters of fifty devices, each device a node, busy for a part of the gap with so many steps."""
     count = max(1, num_devices // DEVICES_A_CLUSTER)
     clusters = [Cluster(name=f"c{at}", latitude_deg=0.0, longitude_deg=0.0) for at in range(count)]
     return build_population(
-        clusters=clusters, num_devices=num_devices, devices_per_node=1, step_time_s=2_000.0, speed_spread=0.5,
+        clusters=clusters, num_devices=num_devices, devices_per_node=1, step_time_s=1_500.0 / steps, speed_spread=0.3,
         data_spread=0.0, memory_bytes=1, seed=0,
     )  # fmt: skip
 
 
 def plan(people: Population) -> ContactPlan:
-    """Return two contacts for every cluster, an orbit apart, the clusters one after another."""
+    """Return three contacts for every cluster, an orbit apart, the clusters one after another."""
     rate = np.full(2, BYTES_PER_S)
     contacts = {}
     for at, cluster in enumerate(people.clusters):
@@ -58,9 +58,9 @@ def plan(people: Population) -> ContactPlan:
                 rise_s=rise_s, set_s=rise_s + CONTACT_S, satellites=("SAT-1",),
                 time_s=np.array([rise_s, rise_s + CONTACT_S]), down_bytes_per_s=rate, up_bytes_per_s=rate,
             )  # fmt: skip
-            for rise_s in (first_s, first_s + ORBIT_S)
+            for rise_s in (first_s, first_s + ORBIT_S, first_s + 2 * ORBIT_S)
         )
-    return ContactPlan(horizon_s=3 * ORBIT_S, contacts=contacts)
+    return ContactPlan(horizon_s=4 * ORBIT_S, contacts=contacts)
 
 
 class Meter:
