@@ -174,6 +174,13 @@ def parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
         help="end the run after this long (default: never)",
     )
     parser.add_argument(
+        "--ray-address",
+        default="",
+        metavar="HOST:PORT",
+        help="compute on this Ray cluster (`ray start --head`) instead of a Ray of the run's own; the checkout, "
+        "its Python and the run's files must be at the same paths on every machine",
+    )
+    parser.add_argument(
         "--superlink",
         default="",
         metavar="HOST:PORT",
@@ -259,7 +266,9 @@ def prepare(
         config = LAUNCH_CONFIG
         command += [
             "--federation-config",
-            simulation_settings(options.workers, options.nodes, options.client_gpus),
+            simulation_settings(
+                options.workers, options.nodes, options.client_gpus, own_ray=not options.ray_address
+            ),
         ]
         print(
             f"launch: {options.workers} workers, {options.nodes} Flower nodes, SuperLink on 127.0.0.1:{port}",
@@ -269,7 +278,8 @@ def prepare(
     return FlowerRun(
         command=command,
         list_command=[flwr_command(), "ls", "--format", "json"],
-        environment=environment(home, port, tag),
+        environment=environment(home, port, tag)
+        | ({"RAY_ADDRESS": options.ray_address} if options.ray_address else {}),
         silence_s=options.silence,
         watch=watch,
         timeout_s=options.timeout,

@@ -68,7 +68,9 @@ insecure = true
 """
 
 
-def simulation_settings(workers: int, nodes: int, client_gpus: float = 0.0) -> str:
+def simulation_settings(
+    workers: int, nodes: int, client_gpus: float = 0.0, *, own_ray: bool = True
+) -> str:
     """Return what ``flwr run --federation-config`` takes: Flower nodes, and what each Ray worker gets.
 
     Parameters
@@ -77,11 +79,13 @@ def simulation_settings(workers: int, nodes: int, client_gpus: float = 0.0) -> s
         Ray workers, of one core each, and the Flower nodes that lend them.
     client_gpus : float
         GPUs of each worker, a share or a whole number; 0: it sees none.
+    own_ray : bool
+        Whether the run starts Ray itself; a cluster that is there already has its own number of cores.
     """
-    return (
-        f"num-supernodes={nodes} client-resources-num-cpus=1 client-resources-num-gpus={float(client_gpus)} "
-        f"init-args-num-cpus={workers}"
+    settings = (
+        f"num-supernodes={nodes} client-resources-num-cpus=1 client-resources-num-gpus={float(client_gpus)}"
     )
+    return f"{settings} init-args-num-cpus={workers}" if own_ray else settings
 
 
 def repository() -> Path:
