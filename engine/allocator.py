@@ -1,4 +1,4 @@
-"""Memory that a process keeps for its next step instead of giving it back and getting it anew, page by page."""
+"""Memory that a process keeps for its next step instead of giving it back, page by page."""
 
 import ctypes
 from contextlib import suppress

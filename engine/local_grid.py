@@ -1,7 +1,7 @@
 """A Flower Grid that calls the ClientApp itself, for notebooks, debuggers, tests and experiments.
 
-What a strategy, a sky or a client sees is Flower's own: messages, contexts, error replies. What is gone is the
-SuperLink, its database, Ray, and the polling between them.
+What a strategy, a sky or a client sees is Flower's own: messages, contexts, error replies. What is gone is
+the SuperLink, its database, Ray, and the polling between them.
 """
 
 from collections.abc import Iterable

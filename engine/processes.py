@@ -67,7 +67,7 @@ class Processes:
         RuntimeError
             If workers died `MAX_DEATHS` times while they computed it.
         """
-        message, future = self._waiting[message_id]
+        future = self._waiting[message_id][1]
         if not future.done():
             return None
         try:
@@ -77,8 +77,8 @@ class Processes:
             if self._deaths[message_id] >= MAX_DEATHS:
                 raise RuntimeError(
                     f"workers died {MAX_DEATHS} times while message {message_id} was computed"
-                    f"{self._last_words()}; the state is saved up to the last merge. If memory ran out, go on "
-                    "with fewer --workers, or start again with a smaller train.batch-size, more "
+                    f"{self._last_words()}; the state is saved up to the last merge. If memory ran out, go "
+                    "on with fewer --workers, or start again with a smaller train.batch-size, more "
                     "train.micro-batches, or a smaller model.kept-mb"
                 ) from broken
             self._replace_pool()

@@ -1,7 +1,7 @@
 """A whole run from Python, without Flower's processes.
 
-    from engine.run import run
-    folder = run({"population.devices": 16, "sky.hours": 12.0})
+from engine.run import run
+folder = run({"population.devices": 16, "sky.hours": 12.0})
 """
 
 from collections.abc import Iterator, Mapping

@@ -100,7 +100,7 @@ def _open_log(config: RunConfig, saved: Saved | None) -> RunLog:
 
 @contextmanager
 def _saying_how_to_go_on(folder: Path) -> Iterator[None]:
-    """Add to an error of the disk, or of a worker that died, what is left of the run and how to continue it."""
+    """Add to an error of the disk, or of a worker that died, what is left and how to go on."""
     try:
         yield
     except WorkersLostError as error:

@@ -7,7 +7,7 @@ from typing import Any
 LINE_EVERY_S = 5.0
 """Wall seconds between two lines."""
 DETAIL_EVERY_S = 0.5
-"""Wall seconds between two lines on single merges: a run of hundreds of clusters merges faster than one reads."""
+"""Wall seconds between two lines on single merges: hundreds of clusters merge faster than one reads."""
 
 
 class Progress:
@@ -83,9 +83,12 @@ class Progress:
         self._line_wall_s, self._visits_at_line = now_s, self._visits
         heard = sum(self._devices_of.get(node, 1) for node in self._heard)
         share = self._share(time_s)
-        left = f", about {_duration((now_s - self._began_wall_s) * (1 - share) / share)} left" if share else ""
+        left = (
+            f", about {_duration((now_s - self._began_wall_s) * (1 - share) / share)} left" if share else ""
+        )
         self._say(
-            f"{100 * time_s / self._horizon_s:.0f} % of the time, {heard} of {self._num_devices} devices heard, "
+            f"{100 * time_s / self._horizon_s:.0f} % of the time, "
+            f"{heard} of {self._num_devices} devices heard, "
             f"{self._merges} merges{self._loss}, {rate:.1f} devices/s{left}",
             time_s,
         )

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.throughput [--quick | --once]``: what a device costs, beside Flower's own way, pfl and a bare loop.
+"""``python -m benchmarks.throughput [--quick | --once]``: what a device costs besides its training.
 
-Each measurement is a process of its own, each contender in its turn, three rounds; medians. Processor time of all
-processes counted, since other programs may be running. Ends with one line of JSON. `--quick`: one round of fewer
-devices, to see that it works; `--once`: one round of all.
+Beside Flower's own way and a bare loop; each measurement is a process of its own, each contender in its turn,
+three rounds, medians. Processor time counts all processes. Ends with one line of JSON. `--quick`: one round
+of fewer devices, to see that it works; `--once`: one round of all.
 """
 
 import json
@@ -19,8 +19,6 @@ from typing import Any
 from benchmarks.throughput.contender import PEAK_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
-PFL_VARIABLE = "PFL_PYTHON"
-"""Environment variable with a Python that has `pfl` installed (an environment of its own: it wants other versions)."""
 Measured = dict[str, Any]
 
 
@@ -36,9 +34,7 @@ def measure(module: str, *arguments: object, peak: bool = False, python: str = s
             "PYTHONPATH": str(ROOT),
         }  # fmt: skip
         command = [python, "-m", f"benchmarks.throughput.{module}", *map(str, arguments)]
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
@@ -53,7 +49,8 @@ def startup_s(engine: str) -> float:
     with tempfile.TemporaryDirectory(prefix="bench-") as runs:
         began_s = time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, "-m", "server.launch", "--engine", engine, "-c", "conf/smoke.toml", f"run.dir={runs}"],
+            [sys.executable, "-m", "server.launch", "--engine", engine, "-c", "conf/smoke.toml",
+             f"run.dir={runs}"],
             cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
@@ -82,25 +79,23 @@ def main(arguments: list[str]) -> None:
     devices, trained, steps = (500, 100, 2) if quick else (5_000, 1_000, 10)
     sizes = [200, 600, 2_000] if quick else [1_000, 3_000, 10_000]
     runs: dict[str, list[Measured]] = {}
-    pfl = os.environ.get(PFL_VARIABLE, "")
     for _ in range(rounds):
         for name in ("flower", "ours", "processes"):
             runs.setdefault(name, []).append(measure("contender", name, devices))
-        if pfl:
-            runs.setdefault("pfl", []).append(measure("pfl_peer", devices, python=pfl))
         for how in ("bare", "ours"):
             runs.setdefault(f"train-{how}", []).append(measure("training", how, trained, steps))
         for size in sizes:
             runs.setdefault(f"grow-{size}", []).append(measure("contender", "ours", size))
     peak = measure("contender", "ours", sizes[-1], peak=True)
+    trained_s = {how: _median(runs[f"train-{how}"], "cpu_s") for how in ("ours", "bare")}
     result = {
         "benchmark": "throughput",
         "speedup_over_flower": round(_median(runs["flower"], "wall_s") / _median(runs["ours"], "wall_s"), 1),
         "cpu_ms_per_device": round(1e3 * _median(runs["ours"], "cpu_s") / devices, 3),
         "flower_cpu_ms_per_device": round(1e3 * _median(runs["flower"], "cpu_s") / devices, 2),
         "processes_cpu_ms_per_device": round(1e3 * _median(runs["processes"], "cpu_s") / devices, 3),
-        "pfl_cpu_ms_per_device": round(1e3 * _median(runs["pfl"], "cpu_s") / devices, 3) if pfl else None,
-        "overhead_ratio": round(_median(runs["train-ours"], "cpu_s") / _median(runs["train-bare"], "cpu_s"), 3),
+        "pfl_cpu_ms_per_device": None,
+        "overhead_ratio": round(trained_s["ours"] / trained_s["bare"], 3),
         "time_exponent": round(exponent(sizes, [_median(runs[f"grow-{s}"], "cpu_s") for s in sizes]), 3),
         "peak_rss_mb_10k": peak["peak_mb"],
         "startup_s": round(median(startup_s("flower") for _ in range(rounds)), 1),

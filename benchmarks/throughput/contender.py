@@ -93,7 +93,7 @@ def imported_app() -> ClientApp:
 
 
 def with_peak(measure: Callable[[], Measured]) -> Measured:
-    """Add the highest memory seen meanwhile, where ``$MEASURE_PEAK`` asks for it: looking takes time itself."""
+    """Add the highest memory seen meanwhile, where ``$MEASURE_PEAK`` asks for it: looking takes time."""
     if not os.environ.get(PEAK_VARIABLE):
         return measure()
     peak, done = [memory_bytes()], threading.Event()

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.throughput.training HOW DEVICES STEPS``: the same local steps, ours and in a bare loop.
+"""``python -m benchmarks.throughput.training HOW DEVICES STEPS``: the same local steps, two ways.
 
-``bare``: in each of two processes a loop over its devices that sets the sub-model's values and trains. ``ours``:
-the same devices as nodes of the simulated sky, through messages, groups and the pool of processes. Imports,
-models and tokenised text are ready before anything is measured. Prints a line of JSON.
+``bare``: in each of two processes a loop over its devices that sets the sub-model's values and trains.
+``ours``: the same devices as nodes of the simulated sky, through messages, groups and the pool of processes.
+Imports, models and tokenised text are ready before anything is measured. Prints a line of JSON.
 """
 
 import json
@@ -73,7 +73,9 @@ def _bare_steps(devices: range, steps: int) -> None:
     model = state.submodel(EXPERTS)
     for device in devices:
         set_arrays(model, start)
-        train(model, state.blocks(device % TEXT_DEVICES), state.train_spec(steps, float("inf")), [1, device, 0])
+        train(
+            model, state.blocks(device % TEXT_DEVICES), state.train_spec(steps, float("inf")), [1, device, 0]
+        )
         get_arrays(model)
 
 

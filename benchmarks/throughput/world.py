@@ -42,9 +42,15 @@ def population(num_devices: int, steps: int = 1) -> Population:
     count = max(1, num_devices // DEVICES_A_CLUSTER)
     clusters = [Cluster(name=f"c{at}", latitude_deg=0.0, longitude_deg=0.0) for at in range(count)]
     return build_population(
-        clusters=clusters, num_devices=num_devices, devices_per_node=1, step_time_s=1_500.0 / steps, speed_spread=0.3,
-        data_spread=0.0, memory_bytes=1, seed=0,
-    )  # fmt: skip
+        clusters=clusters,
+        num_devices=num_devices,
+        devices_per_node=1,
+        step_time_s=1_500.0 / steps,
+        speed_spread=0.3,
+        data_spread=0.0,
+        memory_bytes=1,
+        seed=0,
+    )
 
 
 def plan(people: Population) -> ContactPlan:
@@ -55,9 +61,13 @@ def plan(people: Population) -> ContactPlan:
         first_s = 10.0 + ORBIT_S * at / len(people.clusters)
         contacts[cluster.name] = tuple(
             Contact(
-                rise_s=rise_s, set_s=rise_s + CONTACT_S, satellites=("SAT-1",),
-                time_s=np.array([rise_s, rise_s + CONTACT_S]), down_bytes_per_s=rate, up_bytes_per_s=rate,
-            )  # fmt: skip
+                rise_s=rise_s,
+                set_s=rise_s + CONTACT_S,
+                satellites=("SAT-1",),
+                time_s=np.array([rise_s, rise_s + CONTACT_S]),
+                down_bytes_per_s=rate,
+                up_bytes_per_s=rate,
+            )
             for rise_s in (first_s, first_s + ORBIT_S, first_s + 2 * ORBIT_S)
         )
     return ContactPlan(horizon_s=4 * ORBIT_S, contacts=contacts)

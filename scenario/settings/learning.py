@@ -43,8 +43,8 @@ class RunSettings(Section):
 
     grouped: bool = Field(
         default=True,
-        description="In simulation, what many nodes are to do at one time travels as one Flower message; false "
-        "= a message for each node, Flower's own way: slower, and the same results.",
+        description="In simulation, what many nodes are to do at one time travels as one Flower message; "
+        "false = a message for each node, Flower's own way: slower, and the same results.",
     )
 
     _absolute = field_validator("dir", "resume")(require_absolute)

@@ -150,8 +150,8 @@ def parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
         "--engine",
         choices=ENGINES,
         default="flower",
-        help="flower: through `flwr run` and Ray; in-process: devices compute in this process, for debuggers; "
-        "processes: in a pool of --workers processes, without Flower's own (default: flower)",
+        help="flower: through `flwr run` and Ray; in-process: devices compute in this process, for "
+        "debuggers; processes: in a pool of --workers processes, without Flower's own (default: flower)",
     )
     parser.add_argument(
         "--workers", type=int, default=default_workers(), help="worker processes (default: one per core)"
@@ -177,8 +177,8 @@ def parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
         "--ray-address",
         default="",
         metavar="HOST:PORT",
-        help="compute on this Ray cluster (`ray start --head`) instead of a Ray of the run's own; the checkout, "
-        "its Python and the run's files must be at the same paths on every machine",
+        help="compute on this Ray cluster (`ray start --head`) instead of a Ray of the run's own; the "
+        "checkout, its Python and the run's files must be at the same paths on every machine",
     )
     parser.add_argument(
         "--superlink",

@@ -68,9 +68,7 @@ insecure = true
 """
 
 
-def simulation_settings(
-    workers: int, nodes: int, client_gpus: float = 0.0, *, own_ray: bool = True
-) -> str:
+def simulation_settings(workers: int, nodes: int, client_gpus: float = 0.0, *, own_ray: bool = True) -> str:
     """Return what ``flwr run --federation-config`` takes: Flower nodes, and what each Ray worker gets.
 
     Parameters

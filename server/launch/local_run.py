@@ -28,8 +28,8 @@ def engine_faults(engine: str, superlink: str, client_gpus: float, is_ours: bool
         faults.append(f"--superlink is for --engine flower; --engine {engine} runs nothing but this process")
     if client_gpus:
         faults.append(
-            f"--client-gpus is Ray's share of a GPU, for --engine flower; with --engine {engine} every worker "
-            "sees every GPU: set model.device, and CUDA_VISIBLE_DEVICES where some shall not be used"
+            f"--client-gpus is Ray's share of a GPU, for --engine flower; with --engine {engine} every "
+            "worker sees every GPU: set model.device, and CUDA_VISIBLE_DEVICES where some shall not be used"
         )
     if not is_ours:
         faults.append(f"--engine {engine} runs this checkout's app; leave --app out")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 MOST_OF_THE_TIME = 0.05
-"""Share of a run's wall time that saving may take: a state with ten thousand messages in flight takes seconds."""
+"""Share of a run's wall time that saving may take: ten thousand messages in flight take seconds."""
 
 
 class SavingPace:

@@ -92,7 +92,7 @@ class Simulator:
         that instant happen. All work that became known meanwhile is under way afterwards.
         """
         self._advance(wanted, until_s)
-        self.workers.flush()
+        self.workers.flush(unless_busy=True)
 
     def _advance(self, wanted: Container[str], until_s: float) -> None:
         while not self.is_over:

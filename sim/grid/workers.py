@@ -79,11 +79,16 @@ class Workers:
             self.flush()
         return work.work_id
 
-    def flush(self) -> None:
+    def flush(self, *, unless_busy: bool = False) -> None:
         """Send everything that is known, in messages that leave no worker idle.
+
+        With ``unless_busy`` it may wait for more to travel with, as long as every node has messages enough
+        and what is known would not fill one.
 
         Work that the grid does not take for ``reply_timeout_wall_s`` has an error as its result.
         """
+        if unless_busy and self._may_wait():
+            return
         known, self._known = list(self._known.values()), {}
         # The work of a cluster together: it has the same experts, which travel and are loaded once.
         alike: dict[tuple[str, str], list[Work]] = {}
@@ -95,6 +100,16 @@ class Workers:
             size = ceil(len(works) / ceil(len(works) / most))
             for start in range(0, len(works), size):
                 self._send(works[start : start + size])
+
+    def _may_wait(self) -> bool:
+        if not self._known:
+            return True
+        if self._work_wall_s is None or len(self._known) * self._work_wall_s > GROUP_WALL_S / 2:
+            return False
+        self._find_nodes()
+        if len(self._outstanding) > len(self._real_ids):
+            self._pull(list(self._outstanding))  # some may be done
+        return len(self._known) < MOST_TOGETHER and len(self._outstanding) > len(self._real_ids)
 
     def _most_together(self, num_known: int) -> int:
         """Return how many nodes' work may go into a message."""

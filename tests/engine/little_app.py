@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import cast
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -21,7 +22,7 @@ def double(message: Message, context: Context) -> Message:
     if order.get("die") and (order["die"] == "always" or not dead.exists()):
         dead.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    answer = ConfigRecord({"twice": 2 * int(order["number"]), "pid": os.getpid()})  # type: ignore[call-overload]
+    answer = ConfigRecord({"twice": 2 * cast(int, order["number"]), "pid": os.getpid()})
     return Message(RecordDict({"answer": answer}), reply_to=message)
 
 

@@ -1,4 +1,4 @@
-"""The ClientApp in this process or in a pool: the same replies, faults that stay with their message, deaths survived."""
+"""The ClientApp in this process or in a pool: the same replies, faults that stay apart, deaths survived."""
 
 import multiprocessing
 import os
@@ -25,7 +25,9 @@ def computer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Compute
     take_part_in_a_run()
     settings = {"dead": str(tmp_path / "dead")}
     made: Computer = (
-        InProcess(load, settings) if request.param == "in-process" else Processes(load, settings, num_workers=2)
+        InProcess(load, settings)
+        if request.param == "in-process"
+        else Processes(load, settings, num_workers=2)
     )
     yield made
     made.close()
@@ -60,7 +62,7 @@ def test_unknown_and_repeated_ids_pull_nothing(computer: Computer) -> None:
     assert grid.pull_messages(["local-0", "local-7"]) == []
 
 
-def test_ctrl_c_in_a_client_of_this_process_is_no_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_in_a_client_of_this_process_is_no_reply() -> None:
     take_part_in_a_run()
 
     def interrupted(_: object, __: object) -> Message:

@@ -1,4 +1,4 @@
-"""Many nodes' work in one message: taken apart as it was put together, equal arrays once, and no event differs."""
+"""Many nodes' work in one message: taken apart as put together, equal arrays once, and no event differs."""
 
 from typing import Any
 
@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from sim.grid.grid import SatelliteGrid
 from sim.grid.groups import each_of_group, is_group, pack, unpack
 from sim.grid.message_bytes import content_bytes, encode_content
-from sim.plans.plan import ContactPlan
 from sim.grid.workers import WorkersLostError
+from sim.plans.plan import ContactPlan
 from tests.fake_grid import FakeGrid
 from tests.sim.skies import flat, people
 
@@ -117,8 +117,10 @@ def test_no_node_is_idle_while_work_is_known() -> None:
     assert {message.metadata.dst_node_id for message in inner.pushed} == {1, 2, 3, 4}
 
 
-def test_a_worker_that_died_ends_the_run_instead_of_failing_its_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def died(self: FakeGrid, message: Message) -> Message:
+def test_a_worker_that_died_ends_the_run_instead_of_failing_its_nodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def died(_: FakeGrid, message: Message) -> Message:
         return Message(Error(0, "<class 'ray.exceptions.ActorDiedError'>: pid 12\nmore"), reply_to=message)
 
     monkeypatch.setattr(FakeGrid, "_answer", died)
