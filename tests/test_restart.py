@@ -16,7 +16,7 @@ class Scripted(FlowerRun):
         return RunEnd(completed=len(self.command) == 1, reason="")
 
 
-def tries(folder: Path, lines: list[list[str]]) -> list[dict[str, object]]:
+def tries(lines: list[list[str]]) -> list[dict[str, object]]:
     """Return the settings of each start of a run with these outputs."""
     seen: list[dict[str, object]] = []
 
@@ -35,15 +35,15 @@ DIED = "The run stopped: a worker process died (killed, or out of memory)"
 def test_a_lost_worker_starts_the_run_again_from_its_folder(tmp_path: Path) -> None:
     (tmp_path / "state.safetensors").touch()
     said = [f"run folder: {tmp_path}", DIED]
-    assert tries(tmp_path, [said, ["done"]]) == [{"seed": 3}, {"seed": 3, "run.resume": str(tmp_path)}]
+    assert tries([said, ["done"]]) == [{"seed": 3}, {"seed": 3, "run.resume": str(tmp_path)}]
 
 
 def test_it_gives_up_after_three_more_starts(tmp_path: Path) -> None:
     (tmp_path / "state.safetensors").touch()
-    assert len(tries(tmp_path, [[f"run folder: {tmp_path}", DIED]])) == 4
+    assert len(tries([[f"run folder: {tmp_path}", DIED]])) == 4
 
 
 def test_a_run_that_saved_nothing_or_failed_by_itself_is_not_started_again(tmp_path: Path) -> None:
-    assert len(tries(tmp_path, [[f"run folder: {tmp_path}", DIED]])) == 1
+    assert len(tries([[f"run folder: {tmp_path}", DIED]])) == 1
     (tmp_path / "state.safetensors").touch()
-    assert len(tries(tmp_path, [[f"run folder: {tmp_path}", "The run was refused"]])) == 1
+    assert len(tries([[f"run folder: {tmp_path}", "The run was refused"]])) == 1
