@@ -82,7 +82,7 @@ def contacts(arguments: Rest = None) -> None:
 @app.command()
 def stop() -> None:
     """End what a plain `flwr run` left behind."""
-    from server.launch.environment import stop_local_superlink
+    from server.machine.environment import stop_local_superlink
 
     stop_local_superlink()
 

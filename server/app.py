@@ -39,6 +39,7 @@ from server.report.summary import RunSummary, write_summary
 from server.screen.ascii_screen import say
 from server.screen.last_word import REFUSED, STOPPED, say_last
 from server.summarise import model_card, summarise
+from sim.grid.workers import WorkersLostError
 
 app = ServerApp()
 
@@ -51,7 +52,7 @@ def main(grid: Grid, context: Context) -> None:
     except ValueError as refusal:
         say_last(refusal, REFUSED)
         raise
-    except (OSError, NothingLearnedError) as failure:
+    except (OSError, NothingLearnedError, WorkersLostError) as failure:
         say_last(failure, STOPPED)
         raise
 
@@ -124,9 +125,15 @@ def _open_log(config: RunConfig, saved: Saved | None) -> RunLog:
 
 @contextmanager
 def _saying_how_to_go_on(folder: Path) -> Iterator[None]:
-    """Add to an error of the disk what is left of the run, and how to continue it."""
+    """Add to an error of the disk, or of a worker that died, what is left and how to go on."""
     try:
         yield
+    except WorkersLostError as error:
+        raise WorkersLostError(
+            f"{error}. If memory ran out, lower --workers, train.batch-size or model.kept-mb, or raise "
+            "train.micro-batches. The run is saved up to its last state; go on with: flwr run . --stream "
+            f"--run-config {folder / RESUME_FILE}"
+        ) from error
     except OSError as error:
         way_on = "has saved no state yet; put that right, or set run.dir to another disk, and start again"
         if (folder / STATE_FILE).is_file():

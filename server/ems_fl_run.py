@@ -17,6 +17,7 @@ from server.job import Job, adapter_bytes_per_expert
 from server.observer import Observer
 from server.patient_grid import PatientGrid
 from server.record.run_log import RunLog
+from server.record.saving_pace import SavingPace
 from server.record.state import load_state, save_state
 from sim.grid.grid import SatelliteGrid
 from strategy.assignment import Assignment
@@ -92,12 +93,15 @@ class Saved:
 def run_ems_fl(job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Saved | None) -> Outcome:
     """Run, or go on with, the job; saves its state after merges."""
     world, clock, expects, snapshot = _world(job, grid, log, observer, saved)
-    settings, last_saved = settings_from(job), saved.strategy.merges if saved else 0
+    settings = settings_from(job)
+    pace = SavingPace(job.config.run.save_every_merges, merges=saved.strategy.merges if saved else 0)
 
     def save(state: EmsFlState) -> None:
-        nonlocal last_saved
-        if state.merges == 0 or state.merges - last_saved >= job.config.run.save_every_merges:
-            last_saved = state.merges
+        if pace.is_due(state.merges):
+            save_now(state)
+
+    def save_now(state: EmsFlState) -> None:
+        with pace.saving(state.merges):
             log.sync()
             extra = {"log_offset": log.offset, "clock_s": clock()}
             save_state(log.folder, state, sky=snapshot(), extra=extra)
@@ -119,6 +123,7 @@ def run_ems_fl(job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Sav
     max_merges = job.config.merge.max_merges
     strategy.start(world, encode_arrays(job.initial), max_merges, job.horizon_s, evaluate_fn=evaluate)
     state = strategy.state
+    save_now(state)
     if clock() >= job.horizon_s:
         reason = "the horizon was reached"
     else:
@@ -242,6 +247,7 @@ def satellite_grid(
         visibility="all" if visibility == "all" else "in-view",
         on_event=observer.event,
         on_wait=log.waiting,
+        is_grouped=job.config.run.grouped,
     )
 
 

@@ -8,6 +8,7 @@ from flwr.app import MetricRecord
 from moe.experts import ExpertArrays
 from server.evaluate import Evaluator
 from server.job import Job
+from server.progress import Progress
 from server.record.run_log import RunLog
 from server.report.live import LivePage, attempt
 from server.report.screen import near_uniform_gains, render_assignment
@@ -32,10 +33,18 @@ class Observer:
 
     def __init__(self, job: Job, log: RunLog, evaluator: Evaluator, page: LivePage | None = None) -> None:
         self._job, self._log, self._evaluator, self._page = job, log, evaluator, page
+        self._progress = Progress(
+            log.say,
+            num_devices=len(job.population.devices),
+            devices_of={node.node_id: len(node.device_ids) for node in job.population.nodes},
+            horizon_s=job.horizon_s,
+            max_merges=job.config.merge.max_merges,
+        )
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Log one event of the sky or the strategy."""
         self._log.event(event)
+        self._progress.event(event)
         line = self._line(event)
         if line:
             self._log.say(line, event["time_s"])
@@ -80,6 +89,8 @@ class Observer:
         """Return what a person reads of an event; empty for the many small ones."""
         kind = event["event"]
         if kind == "merged":
+            if not self._progress.wants_detail():
+                return ""
             stale = [s for update in event["updates"] for s in update["staleness"].values()]
             return (
                 f"{event['cluster']:<12} merge {event['merges']:>3}: {len(event['updates'])} updates, "

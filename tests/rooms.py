@@ -68,12 +68,18 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         ),
         *("demo", "moe", "moe.disk", "moe.tuning", "moe.export", "sim", "sim.plans", "sim.grid"),
     ),
-    "server.launch": ("server", "server.screen", "server.record", "scenario.settings", "scenario.tables"),
+    # the app without Flower's processes: brings the two apps together, as Flower does
+    "engine": ("client", "server", "scenario.settings", "sim.grid"),
+    "server.machine": (),
+    "server.launch": (
+        *("server", "server.screen", "server.record", "server.machine", "engine"),
+        *("scenario.settings", "scenario.tables"),
+    ),
     # one command over all
-    "cli": ("server.launch", "server.report", "moe.inspect", "moe.export", "sim.contacts"),
+    "cli": ("server.launch", "server.machine", "server.report", "moe.inspect", "moe.export", "sim.contacts"),
 }
 ROOMS = tuple(dict.fromkeys(folder.split(".")[0] for folder in MAY_IMPORT))
-READING_ORDER = ("strategy", "sim", "moe", "scenario", "client", "server", "demo", "cli")
+READING_ORDER = ("strategy", "sim", "moe", "scenario", "client", "server", "engine", "demo", "cli")
 
 Imports = Mapping[str, frozenset[str]]
 """Module -> modules of the house that it imports."""

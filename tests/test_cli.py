@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.app import app
-from server.launch.environment import write_command
+from server.machine.environment import write_command
 from server.record.run_folder import RESUME_FILE
 from server.report.summary import SUMMARY_FILE, ClusterSummary, Cost, RunSummary, read_summary, write_summary
 from tests.rooms import ROOT

@@ -41,6 +41,12 @@ class RunSettings(Section):
         description="Wall seconds of silence after which a line says what is awaited.",
     )
 
+    grouped: bool = Field(
+        default=True,
+        description="In simulation, what many nodes are to do at one time travels as one Flower message; "
+        "false = a message for each node, Flower's own way: slower, and the same results.",
+    )
+
     _absolute = field_validator("dir", "resume")(require_absolute)
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from demo.base_model import ensure_base_model
-from server.launch.environment import quiet_settings
-from server.launch.processes import TAG_VARIABLE, end_all, free_port, tagged
+from server.machine.environment import quiet_settings
+from server.machine.processes import TAG_VARIABLE, end_all, free_port, tagged
 from server.report.run_files import read_run
 from tests.report.documented import undocumented
 from tests.rooms import ROOT
