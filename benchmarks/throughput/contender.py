@@ -60,8 +60,10 @@ def over_the_sky(grid: Grid, num_devices: int) -> Measured:
 
 def warm(grid: Grid, nodes: list[int]) -> None:
     """Have every worker started and the app imported before anything is measured."""
-    for _ in range(2):
-        list(grid.send_and_receive([Message(content(1000), node, "train") for node in nodes]))
+    heard: set[object] = set()
+    while len(heard) < WORKERS:
+        replies = grid.send_and_receive([Message(content(1000), node, "query") for node in nodes])
+        heard |= {reply.content.config_records["who"]["pid"] for reply in replies}
 
 
 def through_flower(measure: Callable[[Grid, int], Measured], num_devices: int, num_nodes: int) -> Measured:

@@ -1,11 +1,12 @@
 """What every contender is given: content of a size, a client that does nothing, a sky of so many devices."""
 
+import os
 import time
 from typing import Any
 
 import numpy as np
 import psutil
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from sim.grid.groups import each_of_group
@@ -33,6 +34,11 @@ def echo_app() -> ClientApp:
         # Its own bytes, as after training: nothing to find equal.
         own = Array(arrays["w"].numpy() + np.float32(1.0))
         return Message(RecordDict({"arrays": ArrayRecord({"w": own})}), reply_to=message)
+
+    @app.query()
+    def who(message: Message, _context: Context) -> Message:
+        time.sleep(0.3)  # long enough for the others to be asked
+        return Message(RecordDict({"who": ConfigRecord({"pid": os.getpid()})}), reply_to=message)
 
     return app
 
