@@ -18,7 +18,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # the model: knows no Flower and no sky
     "moe": (),
     "moe.families": ("moe",),
-    "moe.disk": ("moe", "moe.families"),
+    "moe.formats": (),
+    "moe.disk": ("moe", "moe.families", "moe.formats"),
     "moe.submodel": ("moe", "moe.families", "moe.disk"),
     "moe.tuning": ("moe", "moe.families", "moe.disk", "moe.submodel"),
     "moe.export": ("moe", "moe.families", "moe.disk", "moe.submodel", "moe.tuning"),
