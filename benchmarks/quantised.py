@@ -14,6 +14,7 @@ from torch import Tensor
 
 INDEX = "model.safetensors.index.json"
 Tensors = dict[str, Tensor]
+Write = Callable[[str, Tensor], Tensors]
 
 FP8_BLOCK = (16, 16)
 """Rows and columns that share a scale in the tiny FP8 checkpoints."""
@@ -111,7 +112,7 @@ def _group(weights: Mapping[str, Any], form: str) -> dict[str, Any]:
     }
 
 
-FORMATS: Mapping[str, tuple[Callable[[str, Tensor], Tensors], dict[str, Any]]] = {
+FORMATS: Mapping[str, tuple[Write, dict[str, Any]]] = {
     "fp8": (fp8, {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": list(FP8_BLOCK)}),
     "mxfp4": (mxfp4, {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}),
     "int4": (
@@ -138,7 +139,7 @@ FORMATS: Mapping[str, tuple[Callable[[str, Tensor], Tensors], dict[str, Any]]] =
 """Format -> how a weight is written, and the ``quantization_config``."""
 
 
-def quantise(folder: Path, form: str, **changes: Any) -> Path:
+def quantise(folder: Path, form: str, *, write: Write | None = None, **changes: Any) -> Path:
     """Quantise a sharded checkpoint in place.
 
     Parameters
@@ -147,6 +148,8 @@ def quantise(folder: Path, form: str, **changes: Any) -> Path:
         From `benchmarks.tiny_models.save_tiny`.
     form : str
         One of `FORMATS`.
+    write : callable, optional
+        Writes a weight, in the place of the format's own here.
     **changes
         Of the ``quantization_config``.
 
@@ -155,7 +158,8 @@ def quantise(folder: Path, form: str, **changes: Any) -> Path:
     Path
         ``folder``.
     """
-    write, said = FORMATS[form]
+    own, said = FORMATS[form]
+    write = write or own
     index = json.loads((folder / INDEX).read_text())
     index["weight_map"] = {}
     for file in sorted(folder.glob("*.safetensors")):

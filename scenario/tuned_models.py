@@ -35,13 +35,14 @@ class TunedModels:
     def __init__(self, config: RunConfig, path: str, tuning: Tuning) -> None:
         @cache
         def layout() -> ExpertLayout:
-            return read_layout(path, config.model.dtype)
+            return read_layout(path, config.model.dtype, config.model.hold)
 
         def load(experts: frozenset[ExpertId] | None) -> nn.Module:
             if experts is not None:
                 return load_tuned(config, path, tuning, experts)
             device = choose_device(config.model.device)
-            return to_device(load_streamed(path, dtype=config.model.dtype), device)
+            model = load_streamed(path, dtype=config.model.dtype, hold=config.model.hold)
+            return to_device(model, device)
 
         # No method of ours in it: a cycle would outlive the run until Python looks for cycles.
         self._kept = ModelCache(
@@ -74,5 +75,6 @@ def load_tuned(config: RunConfig, path: str, tuning: Tuning, experts: Iterable[E
     keep: dict[int, list[int]] = {}
     for expert in sorted(experts):
         keep.setdefault(expert.layer, []).append(expert.index)
-    model = attach(load_submodel(path, keep, absent=config.model.absent, dtype=config.model.dtype), tuning)
-    return to_device(model, choose_device(config.model.device))
+    of = config.model
+    model = attach(load_submodel(path, keep, absent=of.absent, dtype=of.dtype, hold=of.hold), tuning)
+    return to_device(model, choose_device(of.device))

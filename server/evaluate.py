@@ -61,7 +61,10 @@ class Evaluator:
         if self._merged is None:
             device = choose_device(self._config.model.device)
             streamed = self._config.evaluate.streamed
-            self._merged = MergedModel(self._path, self._tuning, self._dtype, device, streamed=streamed)
+            hold = self._config.model.hold if streamed else "dequantised"
+            self._merged = MergedModel(
+                self._path, self._tuning, self._dtype, device, streamed=streamed, hold=hold
+            )
         self._merged.set(values)
         batch = self._config.evaluate.batch_size
         return {name: mean_loss(self._merged.model, rows, batch) for name, rows in self._heldout.items()}

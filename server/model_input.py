@@ -9,7 +9,7 @@ import psutil
 
 from demo.base_model import ensure_base_model, resolve_model_name
 from moe.device import choose_device
-from moe.disk.layout import layout_of, open_storage
+from moe.disk.layout import layout_of, open_storage, read_layout
 from moe.disk.tokens import check_tokens, load_tokenizer
 from moe.experts import ExpertLayout
 from scenario.data.federated_text import check_blocks
@@ -38,10 +38,11 @@ def read_model(config: RunConfig, world: World, say: Callable[[str], None]) -> t
     if config.model.name == "demo":
         ensure_base_model(say)
     path = str(resolve_model_name(config.model.name))
-    storage = open_storage(path, config.model.dtype)
+    storage = open_storage(path, config.model.dtype, config.model.hold)
     layout = layout_of(storage)
     if not config.evaluate.streamed:
-        check_memory(layout.total_bytes, psutil.virtual_memory().total)
+        # What the server merges into is dequantised, however devices hold it.
+        check_memory(read_layout(path, config.model.dtype).total_bytes, psutil.virtual_memory().total)
     tokenizer = load_tokenizer(path)
     check_tokens(tokenizer, storage)
     length = config.data.sequence_length

@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "moe.disk": ("moe", "moe.families", "moe.formats"),
     "moe.submodel": ("moe", "moe.families", "moe.disk"),
     "moe.tuning": ("moe", "moe.families", "moe.disk", "moe.submodel"),
-    "moe.export": ("moe", "moe.families", "moe.disk", "moe.submodel", "moe.tuning"),
+    "moe.export": ("moe", "moe.families", "moe.formats", "moe.disk", "moe.submodel", "moe.tuning"),
     "moe.inspect": ("moe", "moe.families", "moe.disk", "moe.submodel", "moe.tuning", "moe.export"),
     # the sky: knows no model and no strategy
     "sim": (),

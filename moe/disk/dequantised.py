@@ -45,7 +45,7 @@ class DequantisedCheckpoint(Checkpoint):
         config = without_quantization(stored.config)
         super().__init__(stored.folder, config, tensors, stored.weights)
         self.stored = stored
-        self.title = packed.title
+        self.format = packed.title
         self.packed = packed.tensors
         self._dtype = dtype
 

@@ -126,6 +126,7 @@ class Checkpoint:
         self.weights = weights
         self.bytes_read = 0
         self.packed: Mapping[str, Packed] = {}
+        self.format = ""
 
     def map(self, name: str) -> torch.Tensor:
         """Return a tensor by its disk name whose pages are read when touched, and shared between processes.

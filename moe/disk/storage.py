@@ -148,6 +148,10 @@ class Storage:
         before, experts, _ = name.rpartition("experts")
         return before + experts
 
+    def held_as(self, hold: Hold) -> "Storage":
+        """Return the same checkpoint, to be held otherwise; for what that would take."""
+        return Storage(self.checkpoint, self.model, tuple(self.blocks.values()), hold)
+
     def stored_name(self, target: str) -> str:
         """Return the disk name of a tensor that the model takes over as it is.
 

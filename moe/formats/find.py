@@ -41,6 +41,13 @@ _REFUSED: Mapping[str, str] = {
     "torchao": "its files are objects of torchao",
     "quark": "it needs the package quark",
 }
+DEQUANTISE: Mapping[str, str] = {
+    "fp8": "FineGrainedFP8Config(dequantize=True)",
+    "mxfp4": "Mxfp4Config(dequantize=True)",
+    "compressed-tensors": "CompressedTensorsConfig(dequantize=True)",
+}
+"""What tells transformers to load a format dequantised; it loads no experts of the others."""
+
 ADVICE = (
     f"use a checkpoint in {', '.join(list(_READ)[:-1])} or {list(_READ)[-1]} 4-bit, or save a dequantised "
     "copy where its own library runs, and use that"
