@@ -61,7 +61,21 @@ class DequantisedCheckpoint(Checkpoint):
         if not self.packed.keys() & set(names):
             self.bytes_read += sum(locate(self.stored.tensors[name], part)[1] for name in names)
             return self.stored.read_joined(names, part)
-        return self.expand(names, part, (self.read_raw(name, part) for name in names))
+        return self.expand(names, part, (self._map_raw(name, part) for name in names))
+
+    def _map_raw(self, name: str, part: Part | None) -> dict[str, Tensor]:
+        """Return `read_raw` in mapped pages, which go with it; freed memory would stay among what is kept."""
+        self.bytes_read += self.raw_bytes(name, part)
+        entry = self.packed.get(name)
+        sources = {AS_IT_IS: name} if entry is None else entry.sources
+        raw = {role: self.stored.map(source) for role, source in sources.items()}
+        if part is None:
+            return raw
+        whole: frozenset[str] = frozenset() if entry is None else entry.whole
+        return {
+            role: tensor if role in whole else tensor.unflatten(0, (part.count, -1))[part.index]
+            for role, tensor in raw.items()
+        }
 
     def read_raw(self, name: str, part: Part | None = None) -> dict[str, Tensor]:
         """Return what a tensor of the copy, or a part of it, is made of, by role; in the file's few bits."""

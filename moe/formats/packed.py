@@ -7,8 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-# Elements that are expanded at once: what an operation makes on the way, in float32, stays near 50 MB.
-CHUNK_ELEMENTS = 1 << 22
+# Elements that are expanded at once: what an operation makes on the way, in float32, stays near 3 MB.
+CHUNK_ELEMENTS = 1 << 18
 
 Raw = Mapping[str, Tensor]
 """What a packed tensor is made of, as it lies in the file, by role."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
+from moe.device import trim
 from moe.disk.layout import auto_class, open_storage, read_config, resolve_dtype
 from moe.disk.shards import Hold
 from moe.disk.storage import Storage
@@ -101,6 +102,8 @@ def build_submodel(storage: Storage, keep: Mapping[int, Sequence[int]], *, absen
     for block in blocks:
         experts = {index: _read_expert(storage, block, index, model.dtype) for index in chosen[block.layer]}
         _replace(model, block.path, ExpertSubset(block, experts, absent))
+        if storage.checkpoint.packed:
+            trim()
     return _freeze(model)
 
 
@@ -258,6 +261,8 @@ def _load_shared(storage: Storage) -> tuple[PreTrainedModel, list[MoEBlock]]:
     for path in storage.packed_linears:
         _replace(storage.model, path, _EmptyLinear(cast(nn.Linear, storage.model.get_submodule(path)).bias))
     storage.load_shared(storage.model.dtype)
+    if storage.checkpoint.packed:
+        trim()
     for path, name in storage.packed_linears.items():
         empty = cast(_EmptyLinear, storage.model.get_submodule(path))
         _replace(storage.model, path, PackedLinear(storage.hold_whole(name), empty.bias))
