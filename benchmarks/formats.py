@@ -2,9 +2,10 @@
 
 For each format, a checkpoint of 4 layers of 8 experts, and of it a sub-model of two experts a layer, in
 bfloat16: how long it takes to build, the peak of memory over the bytes it holds, and a step of tuning
-(a default run's 512 tokens) with ``hold = "file"`` over one with the weights dequantised. Each number is the median of several processes of one thread, whose CPU
-time is the time. Whether the numbers are those of transformers with ``dequantize=True`` is asked on a tiny
-checkpoint of the format, to the bit; where transformers cannot load one, of the format's description.
+(a default run's 512 tokens) with ``hold = "file"`` over one with the weights dequantised. Each number is the
+median of several processes of one thread, whose CPU time is the time. Whether the numbers are those of
+transformers with ``dequantize=True`` is asked on a tiny checkpoint of the format, to the bit; where
+transformers cannot load one, of the format's description.
 
 Ends with one JSON line: ``formats``, ``build_peak_ratio`` and ``step_ratio_file`` (the worst of all),
 ``exact``.

@@ -62,7 +62,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
             "scenario.data",
             "strategy",
         ),
-        *("demo", "moe", "moe.disk", "moe.tuning", "moe.export", "sim", "sim.plans", "sim.grid"),
+        *("demo", "moe", "moe.families", "moe.disk", "moe.tuning", "moe.export", "moe.inspect", "sim"),
+        *("sim.plans", "sim.grid"),
     ),
     "server.launch": ("server", "server.screen", "server.record", "scenario.settings", "scenario.tables"),
     # one command over all

@@ -23,6 +23,7 @@ from moe.experts import ExpertLayout
 from moe.factors import PROJECTIONS
 from moe.families.blocks import REFUSED_FAMILIES, TESTED_FAMILIES, MoEBlock, find_blocks
 from moe.families.choice_limits import check_choices
+from moe.families.remote_code import trust_code
 from moe.families.repairs import repair
 from moe.families.router_weight import weight_name
 from moe.formats.find import quantization
@@ -124,6 +125,23 @@ def open_storage(path: str | Path, dtype: torch.dtype | str = "auto", hold: Hold
     return Storage(checkpoint, model, blocks, hold)
 
 
+def trust_code_of(path: str | Path) -> bool:
+    """Let a checkpoint's own code run in this process, if it needs any; for people who trust it.
+
+    Returns
+    -------
+    bool
+        Whether it runs.
+
+    Raises
+    ------
+    ValueError
+        As `moe.families.remote_code.trust_code`, and `read_layout`.
+    """
+    checkpoint = open_checkpoint(path)
+    return trust_code(checkpoint.folder, checkpoint.config)
+
+
 def _empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     with torch.device("meta"):
         model: PreTrainedModel = auto_class(config).from_config(config, dtype=dtype)
@@ -160,8 +178,9 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     if family not in CONFIG_MAPPING:
         if "auto_map" in checkpoint.config:
             raise ValueError(
-                f"{where} needs code of its own ({checkpoint.config['auto_map']}), which is never run; "
-                "use a family that transformers implements"
+                f"{where} needs code of its own ({checkpoint.config['auto_map']}), which is run with "
+                "model.trust-remote-code = true, for people who trust it; or use a family that "
+                "transformers implements"
             )
         raise ValueError(
             f"{where} has model_type {family!r} in config.json, which this transformers does not know; "

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from moe.disk.headers import QUANTISED, HeaderError, read_header
 from moe.disk.hub import resolve_folder
 from moe.disk.json_file import read_object
-from moe.disk.weight_files import WeightFiles, find_weights
+from moe.disk.weight_files import NO_GGUF, WeightFiles, find_weights
 from moe.formats.find import quantization
 from moe.formats.packed import Packed
 
@@ -265,6 +265,8 @@ def _what_it_is(folder: Path) -> str:
     """Return what to do about a folder that is no checkpoint."""
     if (folder / "adapter_config.json").is_file():
         return "it is an adapter: give the folder of the checkpoint that it was trained on"
+    if found := sorted(folder.glob("*.gguf")):
+        return f"it holds {found[0].name}, and {NO_GGUF}"
     return "give the folder of a Hugging Face checkpoint"
 
 

@@ -38,8 +38,7 @@ class Storage:
     blocks : tuple[MoEBlock, ...]
         Its MoE blocks.
     hold : {"dequantised", "file"}
-        How what is packed in the files is held in memory: as numbers of the model's type, or as it is,
-        expanded whenever it is used.
+        How what is packed in the files is held in memory, see `moe.disk.shards.Hold`.
 
     Raises
     ------
@@ -207,12 +206,7 @@ class Storage:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return weight ``[out, in]`` and bias of one of an expert's two linear layers, as `read_expert`.
 
-        Parameters
-        ----------
-        layer, index, projection : int, int, str
-            Which.
-        read : callable, optional
-            In the place of `Checkpoint.read_joined`; it is asked for the same.
+        ``read`` stands in the place of `Checkpoint.read_joined`, and is asked for the same.
         """
         fused = self._read(self._targets_for(layer, index, projection), index, read)
         weights, biases = self.blocks[layer].unfuse(fused, (projection,))

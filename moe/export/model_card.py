@@ -7,6 +7,7 @@ from moe.disk.hub import hub_name
 from moe.disk.layout import auto_class, layout_of
 from moe.disk.storage import Storage
 from moe.experts import Tuning
+from moe.families.remote_code import is_remote
 from moe.formats.find import DEQUANTISE
 
 _METHODS = {
@@ -54,6 +55,7 @@ def adapter_card(storage: Storage, tuning: Tuning, about: Mapping[str, str]) -> 
         f"scale {tuning.scale:g}{' (rsLoRA, arXiv 2312.03732)' if tuning.lora_rslora else ''}",
         f"- made with: {versions}; older versions of PEFT read the factors in another order",
         *_base_format(storage),
+        *_code_warning(storage),
         "",
         *_loading(storage, auto, base if found else "<base>"),
     ]
@@ -77,11 +79,20 @@ def _base_format(storage: Storage) -> list[str]:
     ]
 
 
+def _code_warning(storage: Storage) -> list[str]:
+    if not is_remote(type(storage.model)):
+        return []
+    return [
+        "- **the base brings code of its own**, which ran in training (`trust_remote_code=True`): read it"
+    ]
+
+
 def _loading(storage: Storage, auto: str, base: str) -> list[str]:
     """Return the code that loads base and adapter."""
     said = DEQUANTISE.get(_method(storage)) if storage.checkpoint.packed else None
     more = f", {said.partition('(')[0]}" if said else ""
     told = f', dtype="auto", quantization_config={said}' if said else ""
+    told += ", trust_remote_code=True" if is_remote(type(storage.model)) else ""
     if storage.checkpoint.packed and not said:
         base = f"<dequantised copy of {base}>"
     return [

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from moe.disk.layout import layout_of, open_storage
+from moe.disk.layout import layout_of, open_storage, trust_code_of
 from moe.disk.storage import Storage
 from moe.experts import ExpertLayout, Tuning
 from moe.export.adapter_targets import has_adapter
@@ -73,7 +73,14 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m moe.i
         action="store_true",
         help="load the model (twice its bytes): keep-all equals it, slice then merge is exact",
     )
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run the code that a checkpoint of an unknown family brings with it",
+    )
     options = parser.parse_args(arguments)
+    if options.trust_remote_code:
+        trust_code_of(options.model)
     print(describe(open_storage(options.model)))
     if not options.self_test:
         return 0

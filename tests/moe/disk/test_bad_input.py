@@ -156,7 +156,7 @@ def test_a_model_that_brings_its_own_code_is_refused(broken: Path) -> None:
         broken / "config.json",
         lambda config: config.update(model_type="mine", auto_map={"AutoConfig": "mine.MyConfig"}),
     )
-    refused(broken, "needs code of its own.*never run")
+    refused(broken, "needs code of its own.*trust-remote-code = true")
 
 
 def test_an_unknown_family_is_refused(broken: Path) -> None:

@@ -188,3 +188,12 @@ def test_quantised_weights_of_another_format_than_they_say_are_named(
 ) -> None:
     text = refusal(said(quantised("mixtral", "fp8"), tmp_path / "other", quant_method="mxfp4"))
     assert "no tensor of that kind" in text
+
+
+@pytest.mark.parametrize("has_config", [True, False])
+def test_a_folder_of_gguf_is_refused_with_what_to_use(tmp_path: Path, has_config: bool) -> None:
+    (tmp_path / "model-q4_k_m.gguf").write_bytes(b"GGUF")
+    if has_config:
+        (tmp_path / "config.json").write_text('{"model_type": "qwen3_moe"}')
+    text = refusal(tmp_path)
+    assert "model-q4_k_m.gguf, and GGUF is not read here; use the safetensors that it was made from" in text
