@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,10 +45,9 @@ class StrangeForCausalLM(OlmoeForCausalLM):
 """
 
 
-@pytest.fixture
-def strange(tmp_path: Path) -> Iterator[Path]:
-    """Return an OLMoE of another name, with code."""
-    folder = save_tiny(tmp_path / "strange", "olmoe")
+def make_strange(folder: Path, **sizes: Any) -> Path:
+    """Save an OLMoE of another name, with code."""
+    save_tiny(folder, "olmoe", **sizes)
     # A family that transformers does not know is stored as its class has it: fused.
     tensors = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     for file in [*folder.glob("*.safetensors"), folder / "model.safetensors.index.json"]:
@@ -65,7 +65,13 @@ def strange(tmp_path: Path) -> Iterator[Path]:
         },
     }
     (folder / "config.json").write_text(json.dumps(config))
-    yield folder
+    return folder
+
+
+@pytest.fixture
+def strange(tmp_path: Path) -> Iterator[Path]:
+    """Return a checkpoint of a family that transformers does not know, with code."""
+    yield make_strange(tmp_path / "strange")
     CONFIG_MAPPING._extra_content.pop(FAMILY, None)
 
 
