@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from client.train import TrainSpec
 from demo.base_model import resolve_model_name
+from moe.disk.layout import trust_code_of
 from moe.disk.tokens import load_tokenizer
 from moe.experts import ExpertId, Tuning
 from moe.export.checkpoint import fingerprint
@@ -44,6 +45,8 @@ class ClientState:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.path = str(resolve_model_name(config.model.name))
+        if config.model.trust_remote_code:
+            trust_code_of(self.path)
         self.blocks = lru_cache(DEVICES_KEPT)(self._pack)
         self.mass = lru_cache(DEVICES_KEPT)(self._profile)
         self._models = TunedModels(config, self.path, self.tuning)

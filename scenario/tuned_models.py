@@ -37,7 +37,7 @@ class TunedModels:
     def __init__(self, config: RunConfig, path: str, tuning: Tuning) -> None:
         @cache
         def layout() -> ExpertLayout:
-            return read_layout(path, config.model.dtype)
+            return read_layout(path, config.model.dtype, config.model.hold)
 
         max_bytes = int(config.model.kept_mb * MEGABYTE)
 
@@ -48,7 +48,7 @@ class TunedModels:
             if experts is not None:
                 return load_tuned(config, path, tuning, experts)
             device = choose_device(config.model.device)
-            model = to_device(load_streamed(path, dtype=config.model.dtype), device)
+            model = to_device(load_streamed(path, dtype=config.model.dtype, hold=config.model.hold), device)
             for module in streamed_experts(model) if keeps_all() else ():
                 module.read = cache(module.read)
             return model
@@ -85,5 +85,6 @@ def load_tuned(config: RunConfig, path: str, tuning: Tuning, experts: Iterable[E
     keep: dict[int, list[int]] = {}
     for expert in sorted(experts):
         keep.setdefault(expert.layer, []).append(expert.index)
-    model = attach(load_submodel(path, keep, absent=config.model.absent, dtype=config.model.dtype), tuning)
-    return to_device(model, choose_device(config.model.device))
+    of = config.model
+    model = attach(load_submodel(path, keep, absent=of.absent, dtype=of.dtype, hold=of.hold), tuning)
+    return to_device(model, choose_device(of.device))

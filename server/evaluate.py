@@ -92,7 +92,10 @@ class Evaluator:
         if self._merged is None:
             device = choose_device(self._config.model.device)
             streamed = self._config.evaluate.streamed
-            self._merged = MergedModel(self._path, self._tuning, self._dtype, device, streamed=streamed)
+            hold = self._config.model.hold if streamed else "dequantised"
+            self._merged = MergedModel(
+                self._path, self._tuning, self._dtype, device, streamed=streamed, hold=hold
+            )
         return self._merged.set(values).model
 
     def submodel_with(self, experts: tuple[ExpertId, ...], values: ExpertArrays) -> nn.Module:

@@ -9,12 +9,15 @@ import psutil
 
 from demo.base_model import ensure_base_model, resolve_model_name
 from moe.device import choose_device
-from moe.disk.layout import layout_of, open_storage
+from moe.disk.layout import layout_of, open_storage, read_layout, trust_code_of
 from moe.disk.tokens import check_tokens, load_tokenizer
 from moe.experts import ExpertLayout
+from moe.families.blocks import TESTED_FAMILIES
+from moe.inspect.selftest import check
 from scenario.data.federated_text import check_blocks
 from scenario.settings.config import RunConfig
 from server.inputs import World
+from server.screen.ascii_screen import alarm
 
 
 def read_model(config: RunConfig, world: World, say: Callable[[str], None]) -> tuple[str, ExpertLayout]:
@@ -38,16 +41,46 @@ def read_model(config: RunConfig, world: World, say: Callable[[str], None]) -> t
     if config.model.name == "demo":
         ensure_base_model(say)
     path = str(resolve_model_name(config.model.name))
-    storage = open_storage(path, config.model.dtype)
+    if config.model.trust_remote_code and trust_code_of(path):
+        say(alarm(f"CODE THAT CAME WITH THE CHECKPOINT RUNS HERE AND ON EVERY DEVICE: {path}"))
+    storage = open_storage(path, config.model.dtype, config.model.hold)
     layout = layout_of(storage)
     if not config.evaluate.streamed:
-        check_memory(layout.total_bytes, psutil.virtual_memory().total)
+        # What the server merges into is dequantised, however devices hold it.
+        check_memory(read_layout(path, config.model.dtype).total_bytes, psutil.virtual_memory().total)
+    _try_family(path, layout, say)
     tokenizer = load_tokenizer(path)
     check_tokens(tokenizer, storage)
     length = config.data.sequence_length
     for note in check_blocks(world.text, tokenizer, world.population, sequence_length=length):
         say(f"note: {note}")
     return path, layout
+
+
+def _try_family(path: str, layout: ExpertLayout, say: Callable[[str], None]) -> None:
+    """Put a family that is in no test of this project through the self-test, which needs it twice in memory.
+
+    Raises
+    ------
+    ValueError
+        If it fails.
+    """
+    if layout.family in TESTED_FAMILIES:
+        return
+    if 2 * read_layout(path).total_bytes > psutil.virtual_memory().total:
+        say(
+            f"note: family {layout.family} is in no test of this project, and too large for the self-test on "
+            "this machine; run python -m moe.inspect --self-test where it fits twice"
+        )
+        return
+    found = check(path)
+    if not found.has_passed:
+        raise ValueError(
+            f"family {layout.family} is in no test of this project, and failed the self-test: keep-all "
+            f"differs by {found.keep_all_error:.1e} of the largest logit, slice then merge is "
+            f"{'exact' if found.is_merge_exact else 'not exact'}; use a tested family"
+        )
+    say(f"note: family {layout.family} is in no test of this project; it passed the self-test")
 
 
 def check_memory(model_bytes: int, machine_bytes: int) -> None:

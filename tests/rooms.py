@@ -18,10 +18,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # the model: knows no Flower and no sky
     "moe": (),
     "moe.families": ("moe",),
-    "moe.disk": ("moe", "moe.families"),
+    "moe.formats": (),
+    "moe.disk": ("moe", "moe.families", "moe.formats"),
     "moe.submodel": ("moe", "moe.families", "moe.disk"),
     "moe.tuning": ("moe", "moe.families", "moe.disk", "moe.submodel"),
-    "moe.export": ("moe", "moe.families", "moe.disk", "moe.submodel", "moe.tuning"),
+    "moe.export": ("moe", "moe.families", "moe.formats", "moe.disk", "moe.submodel", "moe.tuning"),
     "moe.inspect": ("moe", "moe.families", "moe.disk", "moe.submodel", "moe.tuning", "moe.export"),
     # the sky: knows no model and no strategy
     "sim": (),
@@ -66,7 +67,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
             "scenario.data",
             "strategy",
         ),
-        *("demo", "moe", "moe.disk", "moe.tuning", "moe.export", "sim", "sim.plans", "sim.grid"),
+        *("demo", "moe", "moe.families", "moe.disk", "moe.tuning", "moe.export", "moe.inspect", "sim"),
+        *("sim.plans", "sim.grid"),
     ),
     # the app without Flower's processes: brings the two apps together, as Flower does
     "engine": ("client", "server", "scenario.settings", "sim.grid"),

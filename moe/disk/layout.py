@@ -16,17 +16,22 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from moe.disk.config_fields import as_read, blame, check_fields, check_window
-from moe.disk.shards import TORCH_DTYPES, Checkpoint, open_checkpoint
+from moe.disk.dequantised import configured_dtype, dequantised
+from moe.disk.shards import TORCH_DTYPES, Checkpoint, Hold, open_checkpoint
 from moe.disk.storage import Storage
 from moe.experts import ExpertLayout
 from moe.factors import PROJECTIONS
 from moe.families.blocks import REFUSED_FAMILIES, TESTED_FAMILIES, MoEBlock, find_blocks
 from moe.families.choice_limits import check_choices
+from moe.families.remote_code import trust_code
 from moe.families.repairs import repair
 from moe.families.router_weight import weight_name
+from moe.formats.find import quantization
 
 
-def read_layout(path: str | Path, dtype: torch.dtype | str = "auto") -> ExpertLayout:
+def read_layout(
+    path: str | Path, dtype: torch.dtype | str = "auto", hold: Hold = "dequantised"
+) -> ExpertLayout:
     """Return the expert layout of a checkpoint; no weight is read.
 
     Parameters
@@ -35,13 +40,15 @@ def read_layout(path: str | Path, dtype: torch.dtype | str = "auto") -> ExpertLa
         Folder of a Hugging Face checkpoint, or a hub name.
     dtype : torch.dtype or str
         What the model is to be held in; ``auto`` is the checkpoint's own.
+    hold : {"dequantised", "file"}
+        How what is packed in the files is to be held.
 
     Raises
     ------
     ValueError
         If the checkpoint is dense, damaged, of an unknown family, or not there.
     """
-    return layout_of(open_storage(path, dtype))
+    return layout_of(open_storage(path, dtype, hold))
 
 
 def layout_of(storage: Storage) -> ExpertLayout:
@@ -75,7 +82,7 @@ def _router_width(blocks: list[MoEBlock]) -> int | None:
     return widths.pop() if len(widths) == 1 else None
 
 
-def open_storage(path: str | Path, dtype: torch.dtype | str = "auto") -> Storage:
+def open_storage(path: str | Path, dtype: torch.dtype | str = "auto", hold: Hold = "dequantised") -> Storage:
     """Open a checkpoint beside an empty model of its configuration.
 
     Parameters
@@ -84,14 +91,22 @@ def open_storage(path: str | Path, dtype: torch.dtype | str = "auto") -> Storage
         Folder or hub name.
     dtype : torch.dtype or str
         Of the empty model's tensors; ``auto`` is the checkpoint's own.
+    hold : {"dequantised", "file"}
+        As `moe.disk.storage.Storage`.
 
     Raises
     ------
     ValueError
-        As `read_layout`.
+        As `read_layout`; if the file's bits are to be held and nothing is packed in them.
     """
     checkpoint = open_checkpoint(path)
     held = resolve_dtype(dtype, checkpoint)
+    checkpoint = dequantised(checkpoint, held)
+    if hold == "file" and not checkpoint.packed:
+        raise ValueError(
+            f'model.hold is "file", and checkpoint {checkpoint.folder} is not quantised; leave it out '
+            '(model.dtype "auto" holds the weights in the type they have in the file)'
+        )
     config = read_config(checkpoint)
     where, fields = f"checkpoint {checkpoint.folder}", as_read(checkpoint.config)
     check_window(where, config)
@@ -107,7 +122,24 @@ def open_storage(path: str | Path, dtype: torch.dtype | str = "auto") -> Storage
     except Exception as error:
         raise blame(where, fields, error, lambda others: _blocks_of(others, held)) from error
     check_choices(where, fields, blocks)
-    return Storage(checkpoint, model, blocks)
+    return Storage(checkpoint, model, blocks, hold)
+
+
+def trust_code_of(path: str | Path) -> bool:
+    """Let a checkpoint's own code run in this process, if it needs any; for people who trust it.
+
+    Returns
+    -------
+    bool
+        Whether it runs.
+
+    Raises
+    ------
+    ValueError
+        As `moe.families.remote_code.trust_code`, and `read_layout`.
+    """
+    checkpoint = open_checkpoint(path)
+    return trust_code(checkpoint.folder, checkpoint.config)
 
 
 def _empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -146,8 +178,9 @@ def read_config(checkpoint: Checkpoint) -> PreTrainedConfig:
     if family not in CONFIG_MAPPING:
         if "auto_map" in checkpoint.config:
             raise ValueError(
-                f"{where} needs code of its own ({checkpoint.config['auto_map']}), which is never run; "
-                "use a family that transformers implements"
+                f"{where} needs code of its own ({checkpoint.config['auto_map']}), which is run with "
+                "model.trust-remote-code = true, for people who trust it; or use a family that "
+                "transformers implements"
             )
         raise ValueError(
             f"{where} has model_type {family!r} in config.json, which this transformers does not know; "
@@ -209,7 +242,9 @@ def resolve_dtype(dtype: torch.dtype | str, checkpoint: Checkpoint) -> torch.dty
 
 
 def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    """Return the floating dtype that most bytes of the checkpoint have."""
+    """Return the floating dtype that most bytes of the checkpoint have, or are dequantised to."""
+    if quantization(f"checkpoint {checkpoint.folder}", checkpoint.config) is not None:
+        return configured_dtype(checkpoint)
     weight: dict[torch.dtype, int] = {}
     for spec in checkpoint.tensors.values():
         dtype = TORCH_DTYPES[spec.dtype]

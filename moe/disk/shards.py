@@ -5,10 +5,10 @@ index must be refused before anything is allocated, and because the exporter pat
 inside a shard.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from moe.disk.headers import QUANTISED, HeaderError, read_header
 from moe.disk.hub import resolve_folder
 from moe.disk.json_file import read_object
-from moe.disk.weight_files import WeightFiles, find_weights
+from moe.disk.weight_files import NO_GGUF, WeightFiles, find_weights
+from moe.formats.find import quantization
+from moe.formats.packed import Packed
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -34,6 +36,9 @@ TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "U8": torch.uint8,
     "C64": torch.complex64,
     "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
 }
 
 
@@ -59,6 +64,38 @@ class Part:
 
     index: int
     count: int
+
+
+Source = tuple[str, Part | None]
+"""Disk name of a tensor, and which part of it."""
+
+ReadJoined = Callable[[Sequence[str], Part | None], torch.Tensor]
+"""As `Checkpoint.read_joined`."""
+
+AS_IT_IS = "as it is"
+"""Role of a tensor that is not packed."""
+
+Hold = Literal["dequantised", "file"]
+"""Whether packed weights are held as numbers, or in the file's few bits and expanded as they are used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedWeight:
+    """A weight in the few bits of its file.
+
+    Parameters
+    ----------
+    raw : Mapping[tuple[Source, str], Tensor]
+        What it is made of.
+    shape : tuple[int, int]
+        ``(out_features, in_features)``.
+    expand : callable
+        ``raw``, or the same tensors on another device -> the weight ``[out, in]``.
+    """
+
+    raw: Mapping[tuple[Source, str], torch.Tensor]
+    shape: tuple[int, int]
+    expand: Callable[[Mapping[tuple[Source, str], torch.Tensor]], torch.Tensor]
 
 
 class Checkpoint:
@@ -88,6 +125,8 @@ class Checkpoint:
         self.tensors = tensors
         self.weights = weights
         self.bytes_read = 0
+        self.packed: Mapping[str, Packed] = {}
+        self.format = ""
 
     def map(self, name: str) -> torch.Tensor:
         """Return a tensor by its disk name whose pages are read when touched, and shared between processes.
@@ -126,6 +165,54 @@ class Checkpoint:
         self.bytes_read += filled
         return _tensor(raw, specs[0].dtype, (-1, *specs[0].shape[1:]))
 
+    def raw_bytes(self, name: str, part: Part | None = None) -> int:
+        """Return the bytes that a tensor, or a part of it, has in the file."""
+        return locate(self.tensors[name], part)[1]
+
+    def read_raw(self, name: str, part: Part | None = None) -> dict[str, torch.Tensor]:
+        """Return what a tensor, or a part of it, is made of, by role; in the file's few bits."""
+        return {AS_IT_IS: self.read_joined([name], part)}
+
+    def expand(
+        self, names: Sequence[str], part: Part | None, raws: Iterable[Mapping[str, torch.Tensor]]
+    ) -> torch.Tensor:
+        """Return what `read_joined` does, of what `read_raw` read before."""
+        del names, part  # what is as it is needs no more than its values
+        return torch.cat([raw[AS_IT_IS] for raw in raws])
+
+    def hold(
+        self,
+        sources: Sequence[Source],
+        assemble: Callable[[ReadJoined], torch.Tensor],
+        shape: tuple[int, int],
+    ) -> PackedWeight:
+        """Return a weight in the few bits of the file.
+
+        Parameters
+        ----------
+        sources : Sequence[Source]
+            What it is made of.
+        assemble : callable
+            Makes it, given what reads tensors.
+        shape : tuple[int, int]
+            Of it.
+        """
+
+        def expand(raw: Mapping[tuple[Source, str], torch.Tensor]) -> torch.Tensor:
+            by_source: dict[Source, dict[str, torch.Tensor]] = {}
+            for (source, role), tensor in raw.items():
+                by_source.setdefault(source, {})[role] = tensor
+            return assemble(
+                lambda names, part: self.expand(names, part, [by_source[name, part] for name in names])
+            )
+
+        raw = {
+            ((name, part), role): tensor
+            for name, part in sources
+            for role, tensor in self.read_raw(name, part).items()
+        }
+        return PackedWeight(raw=raw, shape=shape, expand=expand)
+
 
 def locate(spec: TensorSpec, part: Part | None) -> tuple[int, int]:
     """Return the start and size in bytes, in its file, of a tensor or of one part of it."""
@@ -154,7 +241,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if not (folder / "config.json").is_file():
         raise ValueError(f"{where} has no config.json; {_what_it_is(folder)}")
     config = read_object(folder / "config.json", where)
-    _refuse_quantised(where, config)
+    said = quantization(where, config)
     if (folder / "adapter_config.json").is_file():
         raise ValueError(
             f"{where} has an adapter beside its weights (adapter_config.json), which transformers would add "
@@ -165,35 +252,21 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if faults:
         raise ValueError(f"{where} is damaged: " + "; ".join(faults) + "; download or save it again")
     quantised = [name for name, spec in tensors.items() if spec.dtype in QUANTISED]
-    if quantised:
+    if quantised and said is None:
         raise ValueError(
             f"{where} holds {quantised[0]!r} as {tensors[quantised[0]].dtype}: it is quantised, though its "
-            f"config.json has no quantization_config; {_DEQUANTISE}"
+            f"config.json has no quantization_config, which says how; put it back, or save a dequantised "
+            "copy and use that"
         )
     return Checkpoint(folder, config, tensors, weights)
-
-
-_DEQUANTISE = "experts are sliced and tuned in fp32, bf16 or fp16: save a dequantised copy and use that"
-
-
-def _refuse_quantised(where: str, config: Mapping[str, Any]) -> None:
-    """Refuse what says that it is quantised, in the whole or in a part of it; null says nothing."""
-    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
-        said = part.get("quantization_config")
-        if said is None:
-            continue
-        if not isinstance(said, dict) or not said:
-            raise ValueError(
-                f"{where} has quantization_config = {said!r} in config.json, which is no description of a "
-                "quantisation; take the line out if its weights are not quantised"
-            )
-        raise ValueError(f"{where} is quantised ({said.get('quant_method', 'unknown')}); {_DEQUANTISE}")
 
 
 def _what_it_is(folder: Path) -> str:
     """Return what to do about a folder that is no checkpoint."""
     if (folder / "adapter_config.json").is_file():
         return "it is an adapter: give the folder of the checkpoint that it was trained on"
+    if found := sorted(folder.glob("*.gguf")):
+        return f"it holds {found[0].name}, and {NO_GGUF}"
     return "give the folder of a Hugging Face checkpoint"
 
 

@@ -9,17 +9,19 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from itertools import islice
 from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import LoadStateDictConfig
 
 from moe.disk.conversion import LoneExpert, Names, expert_number, match_targets
-from moe.disk.shards import TORCH_DTYPES, Checkpoint, Part, locate
+from moe.disk.fit import check_fit
+from moe.disk.shards import TORCH_DTYPES, Checkpoint, Hold, PackedWeight, Part, ReadJoined, Source, locate
+from moe.factors import PROJECTIONS
 from moe.families.blocks import MoEBlock
 from moe.quiet import quiet_loading
 
@@ -35,6 +37,8 @@ class Storage:
         The full model on the meta device.
     blocks : tuple[MoEBlock, ...]
         Its MoE blocks.
+    hold : {"dequantised", "file"}
+        How what is packed in the files is held in memory, see `moe.disk.shards.Hold`.
 
     Raises
     ------
@@ -42,7 +46,13 @@ class Storage:
         If tensors are missing or of another shape than the configuration asks for; all at once.
     """
 
-    def __init__(self, checkpoint: Checkpoint, model: PreTrainedModel, blocks: tuple[MoEBlock, ...]) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        model: PreTrainedModel,
+        blocks: tuple[MoEBlock, ...],
+        hold: Hold = "dequantised",
+    ) -> None:
         self.checkpoint = checkpoint
         self.model = model
         self.blocks = {block.layer: block for block in blocks}
@@ -57,8 +67,9 @@ class Storage:
         }
         wanted = model.state_dict()
         self._dtypes = {name: tensor.dtype for name, tensor in wanted.items()}
+        self.hold = hold
         self._reader = LoneExpert(model, {target: wanted[target].shape for target in self._expert_targets})
-        self._raise_faults(self._missing() or self._misshapen() or self._mistyped())
+        check_fit(checkpoint, model, self._targets, self._expert_targets)
 
     @property
     def shared_names(self) -> list[str]:
@@ -68,10 +79,30 @@ class Storage:
     @property
     def shared_bytes(self) -> int:
         """Bytes of everything but the routed experts, as the model is held."""
+        packed = self.packed_linears.values()
         return sum(
-            self._held_bytes(name, self.checkpoint.tensors[name].num_bytes, self._held_dtype(target))
+            self.checkpoint.raw_bytes(name)
+            if name in packed
+            else self._held_bytes(name, self.checkpoint.tensors[name].num_bytes, self._held_dtype(target))
             for target, name in self._shared()
         )
+
+    @cached_property
+    def packed_linears(self) -> dict[str, str]:
+        """Linear layers that are held as they lie in the file: layer -> disk name of its weight."""
+        tied = set(self.model.all_tied_weights_keys) | set(self.model.all_tied_weights_keys.values())
+        return {
+            target.removesuffix(".weight"): entry.names[0]
+            for target, entry in self._targets.items()
+            if self.hold == "file"
+            and target.endswith(".weight")
+            and target not in self._expert_targets
+            and target not in tied
+            and entry.converter is None
+            and entry.names[0] in self.checkpoint.packed
+            and type(self.model.get_submodule(target.removesuffix(".weight"))) is nn.Linear
+            and self._held_dtype(target) == self.model.dtype
+        }
 
     def _shared(self) -> list[tuple[str, str]]:
         """Return model tensor and disk name of everything the model uses that is not a routed expert."""
@@ -116,6 +147,10 @@ class Storage:
         before, experts, _ = name.rpartition("experts")
         return before + experts
 
+    def held_as(self, hold: Hold) -> "Storage":
+        """Return the same checkpoint, to be held otherwise; for what that would take."""
+        return Storage(self.checkpoint, self.model, tuple(self.blocks.values()), hold)
+
     def stored_name(self, target: str) -> str:
         """Return the disk name of a tensor that the model takes over as it is.
 
@@ -133,10 +168,15 @@ class Storage:
 
     def expert_bytes(self, layer: int, index: int) -> int:
         """Return the bytes of one expert, as the model is held."""
-        names = self.expert_names(layer, index).items()
-        return sum(
+        raw = {
+            source: self.checkpoint.raw_bytes(*source)
+            for projection in PROJECTIONS
+            for source in self._packed_sources(layer, index, projection)
+        }
+        return sum(raw.values()) + sum(
             self._held_bytes(name, locate(self.checkpoint.tensors[name], part)[1], self.model.dtype)
-            for name, part in names
+            for name, part in self.expert_names(layer, index).items()
+            if (name, part) not in raw
         )
 
     def _held_bytes(self, name: str, stored_bytes: int, held: torch.dtype) -> int:
@@ -162,28 +202,69 @@ class Storage:
         return self._read(self._targets_of(layer, index), index)
 
     def read_projection(
-        self, layer: int, index: int, projection: str
+        self, layer: int, index: int, projection: str, read: ReadJoined | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return weight ``[out, in]`` and bias of one of an expert's two linear layers, as `read_expert`."""
-        block = self.blocks[layer]
-        names = block.stored_names(projection)
-        targets = [t for t in self._targets_of(layer, index) if self._expert_targets[t][1] in names]
-        fused = self._read(targets, index)
-        if not fused.keys() >= set(names):
-            fused = self.read_expert(layer, index)  # one converter makes both projections
-        weights, biases = block.unfuse(fused, (projection,))
+        """Return weight ``[out, in]`` and bias of one of an expert's two linear layers, as `read_expert`.
+
+        ``read`` stands in the place of `Checkpoint.read_joined`, and is asked for the same.
+        """
+        fused = self._read(self._targets_for(layer, index, projection), index, read)
+        weights, biases = self.blocks[layer].unfuse(fused, (projection,))
         return weights[projection], biases[projection]
 
-    def _read(self, targets: Iterable[str], index: int) -> dict[str, torch.Tensor]:
+    def read_packed(self, layer: int, index: int, projection: str) -> PackedWeight | None:
+        """Return one of an expert's two weights in the file's few bits; None if it is not to be held so."""
+        sources = self._packed_sources(layer, index, projection)
+        if not sources:
+            return None
+        targets = [t for t in self._targets_for(layer, index, projection) if not t.endswith("_bias")]
+
+        def assemble(read: ReadJoined) -> torch.Tensor:
+            fused = self._read(targets, index, read)
+            return self.blocks[layer].unfuse(fused, (projection,))[0][projection]
+
+        return self.checkpoint.hold(sources, assemble, self.blocks[layer].shape(projection))
+
+    def hold_whole(self, name: str) -> PackedWeight:
+        """Return the weight of one of `packed_linears` by its disk name."""
+        rows, columns = self.checkpoint.tensors[name].shape
+        return self.checkpoint.hold([(name, None)], lambda read: read([name], None), (rows, columns))
+
+    def read_bias(self, layer: int, index: int, projection: str) -> torch.Tensor | None:
+        """Return the bias of one of an expert's two linear layers, if it has one."""
+        name = f"{self.blocks[layer].family.projections[projection][0]}_bias"
+        targets = [t for t in self._targets_of(layer, index) if self._expert_targets[t][1] == name]
+        return self._read(targets, index)[name][0] if targets else None
+
+    def _targets_for(self, layer: int, index: int, projection: str) -> list[str]:
+        """Return the model tensors that make one of an expert's two linear layers."""
+        names = self.blocks[layer].stored_names(projection)
+        every = self._targets_of(layer, index)
+        own = [target for target in every if self._expert_targets[target][1] in names]
+        # Where one converter makes both projections, all of the expert.
+        return own if {self._expert_targets[target][1] for target in own} >= set(names) else every
+
+    def _packed_sources(self, layer: int, index: int, projection: str) -> list[Source]:
+        """Return what is held of a weight where it is held in the file's few bits; nothing elsewhere."""
+        if self.hold != "file":
+            return []
+        targets = [t for t in self._targets_for(layer, index, projection) if not t.endswith("_bias")]
+        sources = [source for target in targets for source in self._expert_sources(target, index)]
+        return sources if any(name in self.checkpoint.packed for name, _ in sources) else []
+
+    def _read(
+        self, targets: Iterable[str], index: int, read: ReadJoined | None = None
+    ) -> dict[str, torch.Tensor]:
+        read = read or self.checkpoint.read_joined
         tensors: dict[str, torch.Tensor] = {}
         for target in targets:
             sources = self._expert_sources(target, index)
             if self._targets[target].is_joined and all(part is None for _, part in sources):
                 # Straight into place: the converter would hold each weight three times for a while.
-                value = self.checkpoint.read_joined([name for name, _ in sources])[None]
+                value = read([name for name, _ in sources], None)[None]
                 tensors[self._expert_targets[target][1]] = value
                 continue
-            raw = {name: self.checkpoint.read_joined([name], part) for name, part in sources}
+            raw = {name: read([name], part) for name, part in sources}
             made = self._targets[target].convert(target, raw, self._reader)
             tensors |= {self._expert_targets[name][1]: value for name, value in made.items()}
         return tensors
@@ -205,17 +286,29 @@ class Storage:
 
     def load_shared(self, dtype: torch.dtype) -> None:
         """Fill the model with everything but the experts, whose modules the caller has taken out."""
-        values = {name: self.checkpoint.map(name) for name in self.shared_names}
+        packed = set(self.packed_linears.values())
+        names = [name for name in self.shared_names if name not in packed]
+        self._load({name: self.checkpoint.map(name) for name in names}, dtype)
+
+    def load_all(self, dtype: torch.dtype) -> None:
+        """Fill the model, whole; each tensor is read when its turn comes."""
+        names = [name for entry in self._targets.values() for name in entry.names]
+        self._load({name: _Unread(self.checkpoint, name) for name in names}, dtype)
+
+    def _load(self, values: Mapping[str, Any], dtype: torch.dtype) -> None:
         mapping: Any = get_model_conversion_mapping(self.model)
         config = LoadStateDictConfig(
             weight_mapping=mapping,
             dtype=dtype,
             dtype_plan=self.model._get_dtype_plan(dtype),
+            # transformers 5.23 wants rows of identity experts too, which files need not have.
+            ignore_mismatched_sizes=self.lacks_identity_rows,
         )
         with quiet_loading():
-            info, _ = self.model._load_pretrained_model(self.model, values, None, config)
+            info, _ = self.model._load_pretrained_model(self.model, dict(values), None, config)
             self.model._finalize_model_loading(self.model, config, info)
-        if info.missing_keys or info.mismatched_keys or info.error_msgs:
+        is_wrong = info.mismatched_keys and not self.lacks_identity_rows
+        if info.missing_keys or is_wrong or info.error_msgs:
             raise ValueError(
                 f"checkpoint {self.checkpoint.folder} does not fit its configuration: missing "
                 f"{sorted(info.missing_keys)[:5]}, misshapen {sorted(info.mismatched_keys)[:5]}; save it "
@@ -242,81 +335,12 @@ class Storage:
         ]
         return sources + [(name, None) for name in numbers.get(index, [])]
 
-    def _missing(self) -> list[str]:
-        made = self._made_targets()
-        tied = set(self.model.all_tied_weights_keys)
-        ignored = [re.compile(pattern) for pattern in self.model._keys_to_ignore_on_load_missing or []]
-        faults = [
-            f"no tensor for {target}"
-            for target in self.model.state_dict()
-            if target not in made and target not in tied and not any(p.search(target) for p in ignored)
-        ]
-        for target, (block, _) in self._expert_targets.items():
-            if target not in self._targets or not block.is_stacked:
-                continue
-            for pattern, names in self._targets[target].sources.items():
-                numbers = {expert_number(name) for name in names}
-                absent = (index for index in range(block.num_experts) if index not in numbers)
-                if None not in numbers and (first := list(islice(absent, 5))):
-                    faults.append(f"no {pattern} of experts {first} for {target}")
-        return faults
 
-    def _made_targets(self) -> set[str]:
-        """Return every model tensor the disk feeds, counting converters that make several."""
-        made = set(self._targets)
-        for target, entry in self._targets.items():
-            if entry.converter is not None and len(entry.converter.target_patterns) > 1:
-                first = entry.converter.target_patterns[0]
-                made |= {target.replace(first, other) for other in entry.converter.target_patterns}
-        return made
+class _Unread:
+    """A tensor of a checkpoint that is read when it is indexed, as those of safetensors are."""
 
-    def _misshapen(self) -> list[str]:
-        wanted = self.model.state_dict()
-        faults: list[str] = []
-        for target, entry in self._targets.items():
-            specs = {name: self.checkpoint.tensors[name] for name in entry.names}
-            raw = {
-                n: torch.empty(s.shape, dtype=TORCH_DTYPES[s.dtype], device="meta") for n, s in specs.items()
-            }
-            shapes = {name: list(spec.shape) for name, spec in list(specs.items())[:3]}
-            try:
-                made = entry.convert(target, raw, self.model)
-            except Exception as error:
-                # Whatever a converter raises on shapes that do not go together is the same fault.
-                faults.append(f"{target}: {shapes} do not go together ({str(error).splitlines()[0][:120]})")
-                continue
-            for name, value in made.items():
-                if name in wanted and not self._fits(name, value.shape, wanted[name].shape):
-                    faults.append(
-                        f"{name} must be {list(wanted[name].shape)} by config.json, "
-                        f"got {list(value.shape)} from {shapes}"
-                    )
-        return faults
+    def __init__(self, checkpoint: Checkpoint, name: str) -> None:
+        self._checkpoint, self._name = checkpoint, name
 
-    def _mistyped(self) -> list[str]:
-        """Return tensors of whole numbers where the model has fractions: quantised weights, unsaid."""
-        return [
-            f"{name} is stored as {spec.dtype}, whole numbers, where the model has fractions for {target} "
-            "(if it is quantised, save a dequantised copy)"
-            for target, entry in self._targets.items()
-            for name in entry.names
-            for spec in [self.checkpoint.tensors[name]]
-            if self._dtypes.get(target, torch.int64).is_floating_point
-            and not TORCH_DTYPES[spec.dtype].is_floating_point
-        ]
-
-    def _fits(self, name: str, found: torch.Size, wanted: torch.Size) -> bool:
-        if name not in self._expert_targets:
-            return found == wanted
-        # Rows of identity experts, which nothing reads, may be there or not.
-        fewest = torch.Size([self._expert_targets[name][0].num_experts, *wanted[1:]])
-        return found == wanted or (self.blocks_have_identity and found == fewest)
-
-    def _raise_faults(self, faults: list[str]) -> None:
-        if not faults:
-            return
-        more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
-        raise ValueError(
-            f"checkpoint {self.checkpoint.folder} does not fit its config.json: "
-            f"{'; '.join(faults[:8])}{more}; download or save it again"
-        )
+    def __getitem__(self, _: Any) -> torch.Tensor:
+        return self._checkpoint.map(self._name)

@@ -15,6 +15,11 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 # A line of config.json that names the file, instead of the two above.
 _EXPLICIT = "transformers_weights"
+NO_GGUF = (
+    "GGUF is not read here; use the safetensors that it was made from, in any format that is read, or the "
+    "dequantised copy that transformers makes of it (from_pretrained(..., gguf_file=...), save_pretrained)"
+)
+"""What to do about files of llama.cpp."""
 _WEIGHT_ENDINGS = (
     *(".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt"),
     *(".gguf", ".ggml", ".h5", ".msgpack", ".onnx", ".onnx_data", ".npz", ".nemo"),
@@ -74,6 +79,8 @@ def find_weights(folder: Path, config: Mapping[str, Any]) -> WeightFiles:
             f"checkpoint {folder} has only pickle weights ({', '.join(pickles[:3])}), which can run code "
             "when opened; convert them to safetensors (model.save_pretrained) first"
         )
+    if not loose and (packed := [name for name in names if name.endswith(".gguf")]):
+        raise ValueError(f"checkpoint {folder} has only {packed[0]}, and {NO_GGUF}")
     hint = f"; it has {', '.join(loose[:3])}, whose index is missing" if loose else ""
     raise ValueError(f"checkpoint {folder} has neither {SINGLE} nor {INDEX}{hint}; download or save it again")
 

@@ -19,12 +19,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from moe.disk.config_fields import without_nulls
+from moe.disk.dequantised import DequantisedCheckpoint
 from moe.disk.layout import layout_of, open_storage
 from moe.disk.shards import TORCH_DTYPES, Checkpoint, Part, locate, open_checkpoint
 from moe.disk.storage import Storage
 from moe.disk.weight_files import companions
 from moe.disk.writing import new_folder
 from moe.experts import ExpertArrays, ExpertId, Tuning
+from moe.export.dequantised_copy import write_copy
 from moe.export.model_card import adapter_card
 from moe.export.packing import adapter_config, as_in_model, pack, read_changes
 from moe.export.stored_adapter import ADAPTER_FILE, ORIGIN_FILE, read_adapter, read_origin
@@ -137,10 +139,11 @@ def export_merged(
     *,
     replace: bool = False,
 ) -> Path:
-    """Write a checkpoint with the arrays merged in, in the base's own format and dtype.
+    """Write a checkpoint with the arrays merged in, in the base's own dtype.
 
     Files are copied, then the bytes of each tuned expert are replaced where they lie: the model is
-    never built, and what was not tuned stays the same to the bit.
+    never built, and what was not tuned stays the same to the bit. Of a quantised base it is the dequantised
+    copy, in the type its configuration names (bfloat16, as they are published).
 
     Parameters
     ----------
@@ -227,13 +230,20 @@ def _write_merged(
     base = storage.checkpoint
     # Nothing that was left in the base's folder: transformers reads one set of weights, other programs
     # may take the other, and it would be without the change.
-    names = [*companions(base.folder), *base.weights.shards, *filter(None, [base.weights.index])]
-    num_bytes = sum((base.folder / name).stat().st_size for name in names)
+    names = companions(base.folder)
+    is_packed = isinstance(base, DequantisedCheckpoint)
+    num_bytes = sum(spec.num_bytes for spec in base.tensors.values()) if is_packed else 0
+    if not is_packed:
+        names += [*base.weights.shards, *filter(None, [base.weights.index])]
+    num_bytes += sum((base.folder / name).stat().st_size for name in names)
     with new_folder(out_dir, what="the merged checkpoint", num_bytes=num_bytes, replace=replace) as folder:
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(base.folder / name, folder / name)
         _write_config(storage, folder)
+        if isinstance(base, DequantisedCheckpoint):
+            write_copy(base, folder)
+            base = open_checkpoint(folder)
         for expert, fused in experts:
             parts = storage.expert_names(expert.layer, expert.index)
             for name, value in storage.to_disk(expert.layer, expert.index, fused).items():

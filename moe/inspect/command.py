@@ -1,10 +1,11 @@
 """``python -m moe.inspect PATH_OR_NAME``: what a checkpoint's experts are, before anything is run."""
 
 import argparse
+import math
 import re
 from collections.abc import Sequence
 
-from moe.disk.layout import layout_of, open_storage
+from moe.disk.layout import layout_of, open_storage, trust_code_of
 from moe.disk.storage import Storage
 from moe.experts import ExpertLayout, Tuning
 from moe.export.adapter_targets import has_adapter
@@ -37,6 +38,7 @@ def describe(storage: Storage) -> str:
         ("router", f"{type(block.router).__name__}, {_router_tensors(block)}"),
         ("shared experts", ", ".join(_shared_experts(storage, block)) or "none"),
         ("dtype", str(storage.model.dtype).removeprefix("torch.")),
+        *_format(storage),
         ("linear layers of an expert", ", ".join(f"{n} {i}->{o}" for n, (o, i) in layout.shapes.items())),
         ("to take home", _exports(storage)),
         ("bytes of the whole", _bytes(layout.total_bytes)),
@@ -49,7 +51,11 @@ def describe(storage: Storage) -> str:
     tuning = Tuning() if has_adapter(storage) else Tuning(method="full")
     told = f"LoRA of rank {tuning.lora_rank}" if has_adapter(storage) else "in full"
     held = f"a device that keeps, in every layer, holds (and while it tunes them, {told} with AdamW)"
-    return "\n".join([*lines, "", held, *_holdings(layout, tuning)])
+    lines += ["", held, *_holdings(layout, tuning)]
+    if storage.checkpoint.packed and tuning.method != "full":
+        as_in_file = layout_of(storage.held_as("file"))
+        lines += ["", 'and with model.hold = "file":', *_holdings(as_in_file, tuning)]
+    return "\n".join(lines)
 
 
 @one_line_faults("moe.inspect")
@@ -67,7 +73,14 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m moe.i
         action="store_true",
         help="load the model (twice its bytes): keep-all equals it, slice then merge is exact",
     )
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run the code that a checkpoint of an unknown family brings with it",
+    )
     options = parser.parse_args(arguments)
+    if options.trust_remote_code:
+        trust_code_of(options.model)
     print(describe(open_storage(options.model)))
     if not options.self_test:
         return 0
@@ -90,6 +103,23 @@ def _holdings(layout: ExpertLayout, tuning: Tuning) -> list[str]:
             f"  ({_bytes(layout.shared_bytes + count * one_of_each)})"
         )
     return lines
+
+
+def _format(storage: Storage) -> list[tuple[str, str]]:
+    """Return rows on what is packed: how, in how many bits, and what it becomes."""
+    checkpoint = storage.checkpoint
+    if not checkpoint.packed:
+        return []
+    packed_bytes = sum(checkpoint.raw_bytes(name) for name in checkpoint.packed)
+    numbers = sum(math.prod(entry.shape) for entry in checkpoint.packed.values())
+    file_bytes = sum(checkpoint.raw_bytes(name) for name in checkpoint.tensors)
+    becomes = sum(spec.num_bytes for spec in checkpoint.tensors.values())
+    dtype = str(storage.model.dtype).removeprefix("torch.")
+    bits = f"{8 * packed_bytes / numbers:.2f} bits a number with its scales"
+    return [
+        ("format", f"{checkpoint.format}: {bits}, {packed_bytes / file_bytes:.0%} of the bytes"),
+        ("bytes in the files", f"{_bytes(file_bytes)}, dequantised to {dtype} {_bytes(becomes)}"),
+    ]
 
 
 def _identity_experts(block: MoEBlock) -> str:

@@ -20,10 +20,9 @@ class Expert(nn.Module):
     ``down_proj``, ``w1`` and the like into targets on fused parameters.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], biases: Mapping[str, Tensor | None]) -> None:
+    def __init__(self, layers: Mapping[str, nn.Linear]) -> None:
         super().__init__()
-        self.fc_in = linear(weights["fc_in"], biases["fc_in"])
-        self.fc_out = linear(weights["fc_out"], biases["fc_out"])
+        self.fc_in, self.fc_out = layers["fc_in"], layers["fc_out"]
 
 
 class _Linear(nn.Linear):

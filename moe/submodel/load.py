@@ -3,18 +3,22 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
+from moe.device import trim
 from moe.disk.layout import auto_class, open_storage, read_config, resolve_dtype
+from moe.disk.shards import Hold
 from moe.disk.storage import Storage
 from moe.factors import PROJECTIONS
 from moe.families.blocks import MoEBlock, find_blocks
 from moe.quiet import quiet_loading
 from moe.submodel.absent import Absent, check_absent
 from moe.submodel.expert_subset import Expert, ExpertSubset, expert_subsets, linear
+from moe.submodel.packed_linear import PackedLinear
 from moe.submodel.subset_block import SubsetBlock
 
 
@@ -33,7 +37,12 @@ def load_full(path: str | Path, *, dtype: torch.dtype | str = "auto") -> PreTrai
     ValueError
         As `moe.disk.layout.read_layout`.
     """
-    storage = open_storage(path, "auto")
+    storage = open_storage(path, dtype)
+    if storage.checkpoint.packed:
+        storage.load_all(storage.model.dtype)
+        if storage.lacks_identity_rows:
+            _fill_experts(storage.model, storage)
+        return _freeze(storage.model)
     with quiet_loading():
         model: PreTrainedModel = auto_class(storage.model.config).from_pretrained(
             storage.checkpoint.folder,
@@ -58,6 +67,7 @@ def load_submodel(
     *,
     absent: str = "reroute",
     dtype: torch.dtype | str = "auto",
+    hold: Hold = "dequantised",
 ) -> PreTrainedModel:
     """Return a model that holds only the kept experts, each as two linear layers.
 
@@ -74,13 +84,15 @@ def load_submodel(
         What becomes of choices of other experts; see `moe.submodel.absent.choose_kept`.
     dtype : torch.dtype or str
         As `load_full`.
+    hold : {"dequantised", "file"}
+        ``file``: what is packed in the files stays so in memory, and is expanded as it is used.
 
     Raises
     ------
     ValueError
         As `moe.disk.layout.read_layout`; if ``keep`` names a layer or expert the model lacks.
     """
-    return build_submodel(open_storage(path, dtype), keep, absent=check_absent(absent))
+    return build_submodel(open_storage(path, dtype, hold), keep, absent=check_absent(absent))
 
 
 def build_submodel(storage: Storage, keep: Mapping[int, Sequence[int]], *, absent: Absent) -> PreTrainedModel:
@@ -88,11 +100,10 @@ def build_submodel(storage: Storage, keep: Mapping[int, Sequence[int]], *, absen
     chosen = check_keep(storage.blocks, keep)
     model, blocks = _load_shared(storage)
     for block in blocks:
-        experts = {
-            index: _as_expert(block, storage.read_expert(block.layer, index), model.dtype)
-            for index in chosen[block.layer]
-        }
+        experts = {index: _read_expert(storage, block, index, model.dtype) for index in chosen[block.layer]}
         _replace(model, block.path, ExpertSubset(block, experts, absent))
+        if storage.checkpoint.packed:
+            trim()
     return _freeze(model)
 
 
@@ -135,7 +146,9 @@ class StreamedExperts(ExpertSubset):
         return layer.to(self._local_E.device)
 
 
-def load_streamed(path: str | Path, *, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
+def load_streamed(
+    path: str | Path, *, dtype: torch.dtype | str = "auto", hold: Hold = "dequantised"
+) -> PreTrainedModel:
     """Return the whole model for inference in the memory of its shared part and a layer of one expert.
 
     Every forward pass reads the experts its tokens choose: give it few, large batches. It computes
@@ -143,15 +156,15 @@ def load_streamed(path: str | Path, *, dtype: torch.dtype | str = "auto") -> Pre
 
     Parameters
     ----------
-    path, dtype
-        As `load_full`.
+    path, dtype, hold
+        As `load_submodel`.
 
     Raises
     ------
     ValueError
         As `moe.disk.layout.read_layout`.
     """
-    storage = open_storage(path, dtype)
+    storage = open_storage(path, dtype, hold)
     model, blocks = _load_shared(storage)
     for block in blocks:
         _replace(
@@ -227,8 +240,21 @@ def _fill_experts(model: PreTrainedModel, storage: Storage) -> None:
                 block.view(name, index).copy_(part)
 
 
-def _as_expert(block: MoEBlock, fused: Mapping[str, Tensor], dtype: torch.dtype) -> Expert:
-    return Expert(*block.unfuse({name: value.to(dtype) for name, value in fused.items()}))
+def _read_expert(storage: Storage, block: MoEBlock, index: int, dtype: torch.dtype) -> Expert:
+    packed = {name: storage.read_packed(block.layer, index, name) for name in PROJECTIONS}
+    if not any(packed.values()):
+        fused = storage.read_expert(block.layer, index)
+        weights, biases = block.unfuse({name: value.to(dtype) for name, value in fused.items()})
+        return Expert({name: linear(weights[name], biases[name]) for name in PROJECTIONS})
+    layers: dict[str, nn.Linear] = {}
+    for name, held in packed.items():
+        if held is None:
+            weight, bias = storage.read_projection(block.layer, index, name)
+            layers[name] = linear(weight.to(dtype), None if bias is None else bias.to(dtype))
+        else:
+            bias = storage.read_bias(block.layer, index, name)
+            layers[name] = PackedLinear(held, None if bias is None else bias.to(dtype), adds_bias_after=True)
+    return Expert(layers)
 
 
 def _load_shared(storage: Storage) -> tuple[PreTrainedModel, list[MoEBlock]]:
@@ -239,8 +265,26 @@ def _load_shared(storage: Storage) -> tuple[PreTrainedModel, list[MoEBlock]]:
             _replace(storage.model, block.parent_path, SubsetBlock(block))
         else:
             _replace(storage.model, block.path, _EmptyExperts(block))
+    for path in storage.packed_linears:
+        _replace(storage.model, path, _EmptyLinear(cast(nn.Linear, storage.model.get_submodule(path)).bias))
     storage.load_shared(storage.model.dtype)
+    if storage.checkpoint.packed:
+        trim()
+    for path, name in storage.packed_linears.items():
+        empty = cast(_EmptyLinear, storage.model.get_submodule(path))
+        _replace(storage.model, path, PackedLinear(storage.hold_whole(name), empty.bias))
     return storage.model, blocks
+
+
+class _EmptyLinear(nn.Module):
+    """A linear layer without its weight, while the rest of a model is loaded."""
+
+    bias: nn.Parameter | None
+
+    def __init__(self, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.register_parameter("bias", bias)
+        self.weight = torch.empty(0)  # as in _EmptyExperts
 
 
 class _EmptyExperts(nn.Module):

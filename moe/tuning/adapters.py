@@ -20,6 +20,7 @@ from moe.factors import PROJECTIONS, ROUTER_ROW, check_arrays, frozen_factor, la
 from moe.objective import task_type
 from moe.quiet import quiet_peft
 from moe.submodel.expert_subset import ExpertSubset, expert_subsets
+from moe.submodel.packed_linear import PackedLinear
 from moe.tuning.merge import MergedModel
 from moe.tuning.router_rows import add_rows, row_parameters
 
@@ -54,8 +55,18 @@ def attach(model: PreTrainedModel, tuning: Tuning) -> PeftModel | PreTrainedMode
     -------
     PeftModel or PreTrainedModel
         What to train: the same model if nothing is wrapped (``full``, or no kept expert at all).
+
+    Raises
+    ------
+    ValueError
+        If ``full`` is asked of weights that are held packed.
     """
     modules = expert_subsets(model)
+    if tuning.method == "full" and any(isinstance(layer, PackedLinear) for layer in model.modules()):
+        raise ValueError(
+            "tuning 'full' trains the weights themselves, which are held in the file's few bits; load the "
+            "sub-model with hold = 'dequantised', or tune with LoRA"
+        )
     model.requires_grad_(False)
     adapted = _attach_experts(model, modules, tuning)
     # Last: PEFT freezes all that is not its own.
@@ -162,7 +173,8 @@ def initial_arrays(
         }
     if isinstance(source, ExpertLayout):
         raise ValueError("tuning 'full' starts from the checkpoint's values: give its path, not its layout")
-    storage = open_storage(source)
+    # Arrays are float32: what is packed becomes no less.
+    storage = open_storage(source, torch.float32)
     rows = tuned_shapes(layout_of(storage), tuning).get(ROUTER_ROW)
     arrays: ExpertArrays = {}
     for expert in experts:

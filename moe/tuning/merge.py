@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from moe.device import to_device
 from moe.disk.layout import layout_of, open_storage
+from moe.disk.shards import Hold
 from moe.disk.storage import Storage
 from moe.experts import ExpertArrays, ExpertId, ParameterKey, Tuning
 from moe.factors import check_arrays, lora_factor
@@ -35,6 +36,8 @@ class MergedModel:
     streamed : bool
         Whether experts are read from disk, and their changes added, whenever tokens come to them: the
         memory is that of the shared part and one expert. The same numbers, to rounding.
+    hold : {"dequantised", "file"}
+        Of the shared part, where it is streamed; as `moe.submodel.load.load_streamed`.
     """
 
     def __init__(
@@ -45,12 +48,13 @@ class MergedModel:
         device: torch.device | str = "cpu",
         *,
         streamed: bool = False,
+        hold: Hold = "dequantised",
     ) -> None:
-        self._storage = open_storage(path)
+        self._storage = open_storage(path, dtype)
         self._layout = layout_of(self._storage)
         self._tuning = tuning
-        load = load_streamed if streamed else load_full
-        self.model: PreTrainedModel = to_device(load(path, dtype=dtype), device)
+        model = load_streamed(path, dtype=dtype, hold=hold) if streamed else load_full(path, dtype=dtype)
+        self.model: PreTrainedModel = to_device(model, device)
         self._experts = (_Streamed if streamed else _Held)(self.model, self._storage, tuning)
         self._routers: dict[int, tuple[nn.Parameter, Tensor]] = {}
         if tuning.router_rows:

@@ -29,6 +29,12 @@ def cross_faults(config: RunConfig) -> Iterator[Fault]:
             'train.lora-rslora needs a LoRA train.method, got true and "full", which has no adapter; '
             'turn it off, or choose the method "ffa"',
         )
+    if config.model.hold == "file" and train.method == "full":
+        yield Fault(
+            ("model.hold", "train.method"),
+            'model.hold = "file" needs a LoRA train.method, got "full", which trains the weights themselves; '
+            'choose the method "ffa" or "lora", or hold them "dequantised"',
+        )
     if population.devices < population.clusters:
         yield Fault(
             ("population.devices", "population.clusters"),

@@ -63,6 +63,17 @@ class ModelSettings(Section):
         default="float32",
         description="Type the frozen weights are held in, which memory budgets count; auto = the file's own.",
     )
+    hold: Literal["dequantised", "file"] = Field(
+        default="dequantised",
+        description="How frozen weights of a quantised checkpoint are held: dequantised, in model.dtype, or "
+        "in the file's few bits, expanded as they are used (less memory, longer steps; LoRA only).",
+    )
+    # Code of strangers can do all that the person who starts it can.
+    trust_remote_code: bool = Field(
+        default=False,
+        description="Run the code that a checkpoint of a family unknown to transformers brings with it, on "
+        "the server and on every device; for checkpoints whose code you have read.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto",
         description="Where models are held: auto = on CUDA where the process sees it (a simulation's clients "

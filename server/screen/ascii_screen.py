@@ -11,6 +11,11 @@ def say(text: str) -> None:
     print(showable(text, getattr(sys.stdout, "encoding", None)), flush=True)
 
 
+def alarm(text: str) -> str:
+    """Return a line in red; Flower passes the colour on to the screen, and logs show its code."""
+    return f"\033[1;31m{text}\033[0m"
+
+
 def showable(text: str, encoding: str | None) -> str:
     """Return a text as a stream of this encoding can show it.
 

@@ -156,7 +156,7 @@ def test_a_model_that_brings_its_own_code_is_refused(broken: Path) -> None:
         broken / "config.json",
         lambda config: config.update(model_type="mine", auto_map={"AutoConfig": "mine.MyConfig"}),
     )
-    refused(broken, "needs code of its own.*never run")
+    refused(broken, "needs code of its own.*trust-remote-code = true")
 
 
 def test_an_unknown_family_is_refused(broken: Path) -> None:
@@ -169,9 +169,9 @@ def test_families_known_not_to_work_are_refused_with_the_reason(broken: Path) ->
     refused(broken, "'nllb-moe' is refused: its forward pass .* only ever runs experts 0 and 1")
 
 
-def test_a_quantised_checkpoint_is_refused(broken: Path) -> None:
+def test_a_checkpoint_that_says_it_is_quantised_and_is_not_is_refused(broken: Path) -> None:
     edit(broken / "config.json", lambda config: config.update(quantization_config={"quant_method": "mxfp4"}))
-    refused(broken, r"quantised \(mxfp4\).*dequantised copy")
+    refused(broken, r"quantization_config \(mxfp4\), and no tensor of that kind; take the line out")
 
 
 def test_paths_that_do_not_exist_and_folders_without_a_model_are_refused(tmp_path: Path) -> None:

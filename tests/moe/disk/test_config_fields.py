@@ -82,7 +82,7 @@ def put(folder: Path, **changes: Any) -> Path:
         ("model_type", [], r"model_type '\[\]' in config.json, which this transformers does not know"),
         ("quantization_config", {}, r"quantization_config = \{\} in config.json, which is no description"),
         ("quantization_config", "fp8", "quantization_config = 'fp8' in config.json, which is no description"),
-        ("quantization_config", {"quant_method": "fp8"}, r"is quantised \(fp8\)"),
+        ("quantization_config", {"quant_method": "awq"}, r"is quantised \(awq\)"),
         ("configuration_files", ["config.4.0.0.json"], "configuration_files .*give one config.json"),
     ],
 )
