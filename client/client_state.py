@@ -14,17 +14,19 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from client.lower_layers import KeptOutputs, LowerLayers
 from client.train import TrainSpec
-from demo.base_model import resolve_model_name
+from moe.disk.layout import read_layout
 from moe.disk.tokens import load_tokenizer
 from moe.experts import ExpertId, Tuning
 from moe.export.checkpoint import fingerprint
 from moe.submodel.routing import routing_mass
 from scenario.data.federated_text import FederatedText, pack
 from scenario.derive import population_from, text_from, tuning_from
+from scenario.model_name import resolve_model_name
 from scenario.settings.config import RunConfig, Scalar
 from scenario.settings.reading import read_config
-from scenario.tuned_models import TunedModels
+from scenario.tuned_models import MEGABYTE, TunedModels
 from sim.population import Population
 
 DEVICES_KEPT = 4096
@@ -46,6 +48,7 @@ class ClientState:
         self.path = str(resolve_model_name(config.model.name))
         self.blocks = lru_cache(DEVICES_KEPT)(self._pack)
         self.mass = lru_cache(DEVICES_KEPT)(self._profile)
+        self._kept_outputs = KeptOutputs(int(config.train.kept_outputs_mb * MEGABYTE))
         self._models = TunedModels(config, self.path, self.tuning)
 
     @cached_property
@@ -56,7 +59,13 @@ class ClientState:
     @cached_property
     def tuning(self) -> Tuning:
         """How experts are tuned in this run."""
-        return tuning_from(self.config)
+        return tuning_from(self.config, read_layout(self.path, self.config.model.dtype).layers)
+
+    @cached_property
+    def frozen_experts(self) -> frozenset[ExpertId]:
+        """Every expert of the layers that are not tuned."""
+        layout = read_layout(self.path, self.config.model.dtype)
+        return frozenset(expert for expert in layout.experts if not self.tuning.tunes(expert.layer))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -70,6 +79,15 @@ class ClientState:
     def submodel(self, experts: frozenset[ExpertId]) -> nn.Module:
         """Return the sub-model of these experts; its tuned arrays have whatever values were set last."""
         return self._models.submodel(experts)
+
+    def lower_layers(
+        self, model: nn.Module, experts: frozenset[ExpertId], device_id: int
+    ) -> LowerLayers | None:
+        """Return what the frozen layers below the tuned ones give for a device; None where it is not kept."""
+        if not self._kept_outputs.max_bytes:
+            return None
+        frozen = frozenset(expert for expert in experts if not self.tuning.tunes(expert.layer))
+        return LowerLayers(model, self._kept_outputs, (device_id, frozen)) or None
 
     def train_spec(self, steps: int, wall_budget_s: float) -> TrainSpec:
         """Return how to train for so many steps, or for so long."""

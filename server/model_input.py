@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import psutil
 
-from demo.base_model import ensure_base_model, resolve_model_name
 from moe.device import choose_device
 from moe.disk.layout import layout_of, open_storage
 from moe.disk.tokens import check_tokens, load_tokenizer
 from moe.experts import ExpertLayout
 from scenario.data.federated_text import check_blocks
+from scenario.model_name import resolve_model_name
 from scenario.settings.config import RunConfig
 from server.inputs import World
 
@@ -35,9 +35,7 @@ def read_model(config: RunConfig, world: World, say: Callable[[str], None]) -> t
         If the device, the checkpoint, its tokenizer or its size cannot be used, or a device's text is short.
     """
     choose_device(config.model.device)  # refused now, not when the first model is loaded
-    if config.model.name == "demo":
-        ensure_base_model(say)
-    path = str(resolve_model_name(config.model.name))
+    path = resolve_model_name(config.model.name, say)
     storage = open_storage(path, config.model.dtype)
     layout = layout_of(storage)
     if not config.evaluate.streamed:

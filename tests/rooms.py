@@ -35,17 +35,18 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "strategy": ("moe.experts",),
     # the embedded default
     "demo": (),
+    "demo.real": ("demo",),
     # the run: what server and devices derive alike
     "scenario.tables": (),
     "scenario.settings": ("scenario.tables", "sim"),
     "scenario.data": ("scenario.tables", "sim", "demo"),
     "scenario": (
-        *("scenario.settings", "scenario.data"),
+        *("scenario.settings", "scenario.data", "demo", "demo.real"),
         *("moe", "moe.disk", "moe.submodel", "moe.tuning", "sim", "sim.plans", "sim.plan_files"),
     ),
     # side by side: neither imports the other
     "client": (
-        *("scenario", "scenario.settings", "scenario.data", "strategy", "demo"),
+        *("scenario", "scenario.settings", "scenario.data", "strategy"),
         *("moe", "moe.disk", "moe.submodel", "moe.tuning", "moe.export", "sim", "sim.grid"),
     ),
     "server.screen": (),
@@ -61,11 +62,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
             "scenario.data",
             "strategy",
         ),
-        *("demo", "moe", "moe.disk", "moe.tuning", "moe.export", "sim", "sim.plans", "sim.grid"),
+        *("moe", "moe.disk", "moe.tuning", "moe.export", "sim", "sim.plans", "sim.grid"),
     ),
     "server.launch": ("server", "server.screen", "server.record", "scenario.settings", "scenario.tables"),
     # one command over all
-    "cli": ("server.launch", "server.report", "moe.inspect", "moe.export", "sim.contacts"),
+    "cli": (
+        *("server.launch", "server.report", "moe.inspect", "moe.export", "sim.contacts"),
+        *("scenario.data", "demo", "demo.real"),
+    ),
 }
 ROOMS = tuple(dict.fromkeys(folder.split(".")[0] for folder in MAY_IMPORT))
 READING_ORDER = ("strategy", "sim", "moe", "scenario", "client", "server", "demo", "cli")
