@@ -18,11 +18,12 @@ from client.lower_layers import KeptOutputs, LowerLayers
 from client.train import TrainSpec
 from moe.disk.layout import read_layout
 from moe.disk.tokens import load_tokenizer
+from moe.examples_apart import keeps_examples_apart
 from moe.experts import ExpertId, Tuning
 from moe.export.checkpoint import fingerprint
 from moe.submodel.routing import routing_mass
-from scenario.data.federated_text import FederatedText, pack
-from scenario.derive import population_from, text_from, tuning_from
+from scenario.data.federated_text import FederatedText
+from scenario.derive import block_form, population_from, text_from, tuning_from
 from scenario.model_name import resolve_model_name
 from scenario.settings.config import RunConfig, Scalar
 from scenario.settings.reading import read_config
@@ -113,18 +114,22 @@ class ClientState:
         return load_tokenizer(self.path)
 
     def _pack(self, device_id: int) -> NDArray[np.int64]:
-        """Return the device's token blocks [N, T]."""
-        return pack(
-            self._tokenizer,
-            self._text.device_texts(device_id),
-            sequence_length=self.config.data.sequence_length,
-            more=self._text.more_device_texts(device_id),
-        )
+        """Return the device's token blocks [N, T], of examples [N, 3, T]."""
+        several = self._text.holds_examples and self._keeps_apart
+        return self._text.pack_device(self._tokenizer, device_id, block_form(self.config), several=several)
+
+    @cached_property
+    def _keeps_apart(self) -> bool:
+        return keeps_examples_apart(self._models.streamed())
 
     def _profile(self, device_id: int) -> tuple[NDArray[np.float64], ...]:
         """Return the gate mass [E] per MoE layer of a sample of the device's blocks."""
         sample_NT = torch.from_numpy(self.blocks(device_id)[: self.config.profile.examples])
-        return tuple(routing_mass(self._models.streamed(), sample_NT.split(self.config.evaluate.batch_size)))
+        batches = sample_NT.split(self.config.evaluate.batch_size)
+        if sample_NT.ndim == 3:
+            # One by one, without their padding, which would count too.
+            batches = tuple(block[None, :, : int((block[2] > 0).sum())] for block in sample_NT)
+        return tuple(routing_mass(self._models.streamed(), batches))
 
 
 def client_state(context: Context) -> ClientState:

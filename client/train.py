@@ -20,7 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from client.lower_layers import LowerLayers
 from moe.half_precision import half_products
-from moe.objective import language_model_loss, token_batch
+from moe.objective import language_model_loss, num_predicted, token_batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,9 +175,9 @@ def _backward(
     below = [None] * num_parts if below_BTH is None else below_BTH.tensor_split(num_parts)
     for part_BT, part_BTH in zip(tokens_BT.tensor_split(num_parts), below, strict=True):
         skipped = nullcontext() if lower is None or part_BTH is None else lower.skipped(part_BTH)
-        # All blocks predict as many tokens: a part's share of the blocks is its share of the mean.
+        # A part's share of the predicted tokens is its share of the mean.
         with half_products(model), skipped:
-            loss = language_model_loss(model, part_BT) * (len(part_BT) / len(tokens_BT))
+            loss = language_model_loss(model, part_BT) * (num_predicted(part_BT) / num_predicted(tokens_BT))
             scaler.scale(loss).backward()
         total += loss.item()
     return total

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from moe.experts import Tuning
-from scenario.data.federated_text import FederatedText, load_federated_text
+from scenario.data.federated_text import BlockForm, FederatedText, load_federated_text
 from scenario.settings.config import RunConfig
 from sim.population import Cluster, Population, build_population
 from sim.sites import default_clusters, read_sites
@@ -54,7 +54,15 @@ def text_from(config: RunConfig, population: Population) -> FederatedText:
         population=population,
         heldout_share=settings.heldout_share,
         seed=config.seed,
+        prompt_column=settings.prompt_column,
+        response_column=settings.response_column,
+        messages_column=settings.messages_column,
     )
+
+
+def block_form(config: RunConfig) -> BlockForm:
+    """Return what token blocks are like."""
+    return BlockForm(sequence_length=config.data.sequence_length, long_examples=config.data.long_examples)
 
 
 def tuning_from(config: RunConfig, layers: Sequence[int]) -> Tuning:

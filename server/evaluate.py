@@ -6,16 +6,20 @@ full router (docs/design.md).
 """
 
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from moe.device import choose_device
 from moe.disk.tokens import load_tokenizer
+from moe.examples_apart import keeps_examples_apart
 from moe.experts import ExpertArrays, ExpertId, Tuning
 from moe.objective import mean_loss
 from moe.tuning.adapters import MergedModel, set_arrays
-from scenario.data.federated_text import FederatedText, pack
+from scenario.data.federated_text import FederatedText
+from scenario.derive import block_form
 from scenario.settings.config import RunConfig
 from scenario.tuned_models import TunedModels
 
@@ -43,16 +47,15 @@ class Evaluator:
         tokenizer = load_tokenizer(path)
         self._config, self._path, self._tuning = config, path, tuning
         self._dtype = config.model.dtype
-        self._heldout: Mapping[str, NDArray[np.int64]] = {
-            name: pack(
-                tokenizer,
-                text.heldout_texts(name),
-                sequence_length=config.data.sequence_length,
-                max_examples=config.data.heldout_examples,
-                more=text.more_heldout_texts(name),
-            )
-            for name in clusters
-        }
+        self._several: bool | None = None if text.holds_examples else False
+
+        def pack(several: bool) -> Mapping[str, NDArray[np.int64]]:
+            form, most = block_form(config), config.data.heldout_examples
+            return {
+                name: text.pack_heldout(tokenizer, name, form, most, several=several) for name in clusters
+            }
+
+        self._pack = cache(pack)
         self._merged: MergedModel | None = None
         self._submodels = TunedModels(config, path, tuning)
 
@@ -64,10 +67,17 @@ class Evaluator:
             self._merged = MergedModel(self._path, self._tuning, self._dtype, device, streamed=streamed)
         self._merged.set(values)
         batch = self._config.evaluate.batch_size
-        return {name: mean_loss(self._merged.model, rows, batch) for name, rows in self._heldout.items()}
+        heldout = self._heldout(self._merged.model)
+        return {name: mean_loss(self._merged.model, rows, batch) for name, rows in heldout.items()}
 
     def submodel(self, cluster: str, experts: tuple[ExpertId, ...], values: ExpertArrays) -> float:
         """Return the loss of a cluster's own sub-model on its own text; nats per token."""
         model = self._submodels.submodel(experts)
         set_arrays(model, {key: value for key, value in values.items() if key.expert in set(experts)})
-        return mean_loss(model, self._heldout[cluster], self._config.evaluate.batch_size)
+        return mean_loss(model, self._heldout(model)[cluster], self._config.evaluate.batch_size)
+
+    def _heldout(self, model: nn.Module) -> Mapping[str, NDArray[np.int64]]:
+        """Return the held-out blocks by cluster; of examples, several in one if a model keeps them apart."""
+        if self._several is None:
+            self._several = keeps_examples_apart(model)
+        return self._pack(self._several)

@@ -11,7 +11,7 @@ from moe.device import choose_device
 from moe.disk.layout import layout_of, open_storage
 from moe.disk.tokens import check_tokens, load_tokenizer
 from moe.experts import ExpertLayout
-from scenario.data.federated_text import check_blocks
+from scenario.data.check_blocks import check_blocks
 from scenario.model_name import resolve_model_name
 from scenario.settings.config import RunConfig
 from server.inputs import World

