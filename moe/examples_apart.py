@@ -1,5 +1,7 @@
 """Whether a model can be given several examples in one block without any seeing another."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -19,7 +21,8 @@ def keeps_examples_apart(model: nn.Module) -> bool:
     if is_encoder_decoder(model):
         return False
     draw = torch.Generator().manual_seed(0)
-    size = int(model.get_input_embeddings().weight.shape[0])
+    get_embeddings: Any = model.get_input_embeddings
+    size = int(get_embeddings().weight.shape[0])
     tokens_2T = torch.randint(1, size, (2, _LENGTH), generator=draw)
     device = next(model.parameters()).device
 
