@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.tiny_models import MUST_PASS, VOCABULARY
+from benchmarks.tiny_models import MUST_PASS, VOCABULARY, save_tiny
 from client.lower_layers import KeptOutputs, LowerLayers, frozen_layers
 from client.train import TrainSpec, train
+from moe.disk.layout import read_layout
 from moe.experts import ExpertArrays, Tuning
 from moe.submodel.load import load_submodel
 from moe.tuning.adapters import attach, get_arrays
+from moe.tuning.memory_budget import kept_expert_bytes, tuned_expert_bytes
 
 SPEC = TrainSpec(
     steps=4,
@@ -71,7 +73,24 @@ def test_only_layers_below_the_lowest_tuned_one_are_skipped(tiny: Callable[[str]
     assert [type(layer).__name__ for layer in frozen_layers(model)] == ["OlmoeDecoderLayer"]
     assert frozen_layers(tuned_model(path, Tuning(lora_rank=2))) == ()
     assert frozen_layers(tuned_model(path, Tuning(lora_rank=2, layers=(0,)))) == ()
-    assert frozen_layers(tuned_model(tiny("switch_transformers"), Tuning(lora_rank=2, layers=(1,)))) == ()
+
+
+def test_a_decoder_that_listens_to_an_encoder_is_not_skipped(tmp_path: Path) -> None:
+    path = save_tiny(tmp_path, "switch_transformers", num_decoder_layers=2, num_sparse_decoder_layers=2)
+    highest = max(read_layout(path).layers)
+    model = attach(load_submodel(path, {highest: (0,)}), Tuning(lora_rank=2, layers=(highest,)))
+    assert any("decoder.block.1" in name for name, item in model.named_parameters() if item.requires_grad)
+    assert frozen_layers(model) == ()
+
+
+def test_a_layer_that_is_not_tuned_holds_its_frozen_weights_alone(tiny: Callable[[str], Path]) -> None:
+    layout = read_layout(tiny("olmoe"))
+    for method in ("ffa", "lora", "full"):
+        every = Tuning(method=method, lora_rank=2)  # type: ignore[arg-type]
+        some = Tuning(method=method, lora_rank=2, layers=(1,))  # type: ignore[arg-type]
+        for count in (kept_expert_bytes, lambda *given: tuned_expert_bytes(*given, "adamw")):
+            assert count(layout, some) == {0: layout.expert_bytes[0], 1: count(layout, every)[1]}
+            assert count(layout, every)[0] != layout.expert_bytes[0] or method == "full"
 
 
 def test_a_frozen_layer_runs_once_for_each_block(tiny: Callable[[str], Path]) -> None:
