@@ -23,14 +23,14 @@ help: ## show this list
 setup: $(STAMP) ## make .venv and install what requirements.txt pins
 
 # torch comes first: where the machine offers a build of its own for exactly this version, the rest keeps it.
-$(STAMP): requirements.txt server/launch/environment.py
+$(STAMP): requirements.txt server/machine/environment.py
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "EMS-FL needs Python 3.11, 3.12 or 3.13, found '$(PYTHON)'; name one: make PYTHON=/path/to/python3.13" >&2; exit 1; }
 	"$(PYTHON)" -m venv "$(VENV)" \
 	  || { echo "making $(VENV) failed; on Debian and Ubuntu the package python3-venv is needed" >&2; exit 1; }
 	$(PIP) "$$(grep '^torch==' requirements.txt)"
 	$(PIP) -r requirements.txt
-	"$(BIN)/python" -m server.launch.environment
+	"$(BIN)/python" -m server.machine.environment
 	@touch "$@"
 
 demo: $(STAMP) ## run the main job in simulation, about five minutes on two cores (ARGS="-c conf/smoke.toml")
@@ -57,7 +57,7 @@ test-docker: $(STAMP) ## the deployment run in containers; starts and ends a Doc
 	@PYTHON="$(BIN)/python" PIP_ARGS="$(PIP_ARGS)" sh docker/test.sh
 
 stop: ## end the SuperLink that a plain `flwr run` of this checkout left behind
-	@if [ -x "$(BIN)/python" ]; then "$(BIN)/python" -m server.launch.environment --stop; fi
+	@if [ -x "$(BIN)/python" ]; then "$(BIN)/python" -m server.machine.environment --stop; fi
 
 clean: stop ## remove .venv, Flower's home and the caches; runs/ stays
 	rm -rf "$(VENV)" .flwr .pytest_cache .mypy_cache .ruff_cache .hypothesis

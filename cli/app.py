@@ -57,7 +57,7 @@ def resume(arguments: Rest = None) -> None:
 
 @app.command(context_settings=PASS_ON)
 def report(arguments: Rest = None) -> None:
-    """Show what finished runs came to."""
+    """Show what runs came to, and write their page (report.html)."""
     from server.report.command import main
 
     _end(main, arguments, "report")
@@ -90,7 +90,7 @@ def contacts(arguments: Rest = None) -> None:
 @app.command()
 def stop() -> None:
     """End what a plain `flwr run` left behind."""
-    from server.launch.environment import stop_local_superlink
+    from server.machine.environment import stop_local_superlink
 
     stop_local_superlink()
 

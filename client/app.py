@@ -15,6 +15,7 @@ from client.train import TrainResult, train
 from moe.experts import ExpertArrays, ExpertId, ParameterKey
 from moe.objective import mean_loss
 from moe.tuning.adapters import get_arrays, set_arrays
+from sim.grid.groups import each_of_group
 from strategy.messages import (
     ExpertUpdate,
     Profile,
@@ -25,7 +26,7 @@ from strategy.messages import (
     update_reply,
 )
 
-app = ClientApp()
+app = ClientApp(mods=[each_of_group])
 Array32 = NDArray[np.float32]
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from scenario.settings.config import RunConfig
 from sim.plan_files.files import read_plan
-from sim.plans.from_orbits import SkySettings, build_plan
+from sim.plans.from_orbits import SkySettings, build_plan, load_satellites, start_of
 from sim.plans.link import Link, fixed_link, link_preset
 from sim.plans.plan import ContactPlan
+from sim.plans.tracks import GroundTracks, ground_tracks
 from sim.population import Population
 from sim.sites import read_sites
 
@@ -74,3 +75,16 @@ def _saved_plan(path: Path, population: Population) -> ContactPlan:
             "name the clusters as the plan does (population.sites), or use another plan"
         )
     return plan
+
+
+def tracks_from(config: RunConfig, plan: ContactPlan) -> tuple[datetime | None, GroundTracks | None]:
+    """Return when the plan's seconds begin, and the tracks of its satellites; None where nobody knows.
+
+    A saved plan says neither.
+    """
+    if config.sky.plan_file:
+        return None, None
+    sky = _sky(config)
+    satellites = load_satellites(sky)
+    start = start_of(sky, satellites)
+    return start, ground_tracks(plan, satellites, start)

@@ -10,13 +10,15 @@ from transformers import PreTrainedModel
 from moe.device import choose_device, to_device
 from moe.disk.layout import read_layout
 from moe.experts import ExpertId, ExpertLayout, Tuning
-from moe.submodel.load import load_streamed, load_submodel
+from moe.submodel.load import load_streamed, load_submodel, streamed_experts
 from moe.tuning.adapters import attach
 from moe.tuning.memory_budget import kept_expert_bytes
 from scenario.model_cache import ModelCache
 from scenario.settings.config import RunConfig
 
 MEGABYTE = 1_000_000
+KEPT_SHARE = 0.5
+"""Of ``model.kept-mb`` that the experts of a profiling model may have: they are then read only once."""
 
 
 class TunedModels:
@@ -37,18 +39,27 @@ class TunedModels:
         def layout() -> ExpertLayout:
             return read_layout(path, config.model.dtype)
 
+        max_bytes = int(config.model.kept_mb * MEGABYTE)
+
+        def keeps_all() -> bool:
+            return layout().total_bytes <= max_bytes * KEPT_SHARE
+
         def load(experts: frozenset[ExpertId] | None) -> nn.Module:
             if experts is not None:
                 return load_tuned(config, path, tuning, experts)
             device = choose_device(config.model.device)
-            return to_device(load_streamed(path, dtype=config.model.dtype), device)
+            model = to_device(load_streamed(path, dtype=config.model.dtype), device)
+            for module in streamed_experts(model) if keeps_all() else ():
+                module.read = cache(module.read)
+            return model
+
+        def expected_bytes(experts: frozenset[ExpertId] | None) -> int:
+            if experts is None and keeps_all():
+                return layout().total_bytes
+            return submodel_bytes(layout(), tuning, experts or ())
 
         # No method of ours in it: a cycle would outlive the run until Python looks for cycles.
-        self._kept = ModelCache(
-            load,
-            expected_bytes=lambda experts: submodel_bytes(layout(), tuning, experts or ()),
-            max_bytes=int(config.model.kept_mb * MEGABYTE),
-        )
+        self._kept = ModelCache(load, expected_bytes=expected_bytes, max_bytes=max_bytes)
 
     def submodel(self, experts: Iterable[ExpertId]) -> nn.Module:
         """Return the sub-model of these experts with their tuned arrays attached, of whatever values."""

@@ -20,18 +20,26 @@ from scenario.settings.config import RunConfig
 from scenario.settings.reading import read_config
 from server.ems_fl_run import Outcome, Saved, run_ems_fl
 from server.evaluate import Evaluator
+from server.exhibits.completions import completions
+from server.exhibits.findings import findings_of
+from server.exhibits.scene import scene_of
 from server.fedavg_run import run_fedavg
 from server.job import Job, prepare
 from server.observer import Observer, nodes_by_cluster
 from server.record.run_folder import RESUME_FILE, name_run_folder
 from server.record.run_log import EVENTS_FILE, RunLog
+from server.record.scene import Findings, write_findings, write_scene
 from server.record.state import STATE_FILE
+from server.record.trackers import tracker_names
+from server.report.html_page import PAGE_FILE
 from server.report.ledger import Ledger
+from server.report.live import LivePage, attempt, final_page
 from server.report.screen import render_summary
 from server.report.summary import RunSummary, write_summary
 from server.screen.ascii_screen import say
 from server.screen.last_word import REFUSED, STOPPED, say_last
 from server.summarise import model_card, summarise
+from sim.grid.workers import WorkersLostError
 
 app = ServerApp()
 
@@ -44,7 +52,7 @@ def main(grid: Grid, context: Context) -> None:
     except ValueError as refusal:
         say_last(refusal, REFUSED)
         raise
-    except (OSError, NothingLearnedError) as failure:
+    except (OSError, NothingLearnedError, WorkersLostError) as failure:
         say_last(failure, STOPPED)
         raise
 
@@ -69,6 +77,7 @@ def run(grid: Grid, config: RunConfig) -> Path:
     # One thread, as on the devices: the same numbers on any number of cores, and no two pools of
     # threads that wait for each other on a machine that also runs the workers.
     torch.set_num_threads(1)
+    tracker_names(config.report.trackers)  # refused now, not after the models are made
     saved = Saved.read(Path(config.run.resume)) if config.run.resume else None
     job = prepare(config, say=say)
     if saved is not None:
@@ -76,7 +85,12 @@ def run(grid: Grid, config: RunConfig) -> Path:
     evaluator = Evaluator(config, job.path, job.tuning, job.text, job.clusters)
     with _open_log(config, saved) as log, _saying_how_to_go_on(log.folder):
         log.say(f"run folder: {log.folder}")
-        observer = Observer(job, log, evaluator)
+        scene = scene_of(
+            config, job.population, job.plan, job.layout, domains=job.text.domains, horizon_s=job.horizon_s
+        )
+        write_scene(log.folder, scene)
+        page = LivePage(log.folder, scene) if config.report.page else None
+        observer = Observer(job, log, evaluator, page)
         if config.strategy == "fedavg":
             outcome = run_fedavg(job, grid, log, observer)
         else:
@@ -87,7 +101,12 @@ def run(grid: Grid, config: RunConfig) -> Path:
                 job, outcome, ledger, evaluator, folder=str(log.folder), began_wall_s=began_wall_s
             )
             _export(job, outcome, log.folder, summary)
+            write_findings(log.folder, _findings(job, outcome, evaluator))
         write_summary(log.folder, summary)
+        if config.report.page:
+            with log.doing("drawing the page"):
+                fault = attempt(lambda: final_page(log.folder))
+            log.say(fault or f"page: {log.folder / PAGE_FILE}")
         log.say(render_summary(summary))
         if not ledger.train_messages_up:
             raise NothingLearnedError(
@@ -106,9 +125,15 @@ def _open_log(config: RunConfig, saved: Saved | None) -> RunLog:
 
 @contextmanager
 def _saying_how_to_go_on(folder: Path) -> Iterator[None]:
-    """Add to an error of the disk what is left of the run, and how to continue it."""
+    """Add to an error of the disk, or of a worker that died, what is left and how to go on."""
     try:
         yield
+    except WorkersLostError as error:
+        raise WorkersLostError(
+            f"{error}. If memory ran out, lower --workers, train.batch-size or model.kept-mb, or raise "
+            "train.micro-batches. The run is saved up to its last state; go on with: flwr run . --stream "
+            f"--run-config {folder / RESUME_FILE}"
+        ) from error
     except OSError as error:
         way_on = "has saved no state yet; put that right, or set run.dir to another disk, and start again"
         if (folder / STATE_FILE).is_file():
@@ -118,6 +143,17 @@ def _saying_how_to_go_on(folder: Path) -> Iterator[None]:
                 "and set run.resume to its new place)"
             )
         raise OSError(f"{error}. The run in {folder} {way_on}") from error
+
+
+def _findings(job: Job, outcome: Outcome, evaluator: Evaluator) -> Findings:
+    """Return what the models say at the end, own sub-models where there are any."""
+    own = outcome.assignment.experts if outcome.assignment else {}
+    experts_of = own or dict.fromkeys(job.clusters, ())
+    count = job.config.report.completions
+    said = completions(evaluator, experts_of, job.initial, outcome.values, count=count)
+    return findings_of(
+        job.layout, job.tuning, job.initial, outcome.values, relevance=outcome.relevance, completions=said
+    )
 
 
 def _export(job: Job, outcome: Outcome, folder: Path, summary: RunSummary) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from server.job import Job, adapter_bytes_per_expert
 from server.observer import Observer
 from server.patient_grid import PatientGrid
 from server.record.run_log import RunLog
+from server.record.saving_pace import SavingPace
 from server.record.state import load_state, save_state
 from sim.grid.grid import SatelliteGrid
 from strategy.assignment import Assignment
@@ -46,12 +47,15 @@ class Outcome:
         On the run's clock at the end.
     stop_reason : str
         Why it ended.
+    relevance : dict[str, list[list[float]]]
+        Cluster -> layer -> routing mass of each expert, over the devices that were heard.
     """
 
     values: ExpertArrays
     assignment: Assignment | None
     clock_s: float
     stop_reason: str
+    relevance: dict[str, list[list[float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +93,15 @@ class Saved:
 def run_ems_fl(job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Saved | None) -> Outcome:
     """Run, or go on with, the job; saves its state after merges."""
     world, clock, expects, snapshot = _world(job, grid, log, observer, saved)
-    settings, last_saved = settings_from(job), saved.strategy.merges if saved else 0
+    settings = settings_from(job)
+    pace = SavingPace(job.config.run.save_every_merges, merges=saved.strategy.merges if saved else 0)
 
     def save(state: EmsFlState) -> None:
-        nonlocal last_saved
-        if state.merges == 0 or state.merges - last_saved >= job.config.run.save_every_merges:
-            last_saved = state.merges
+        if pace.is_due(state.merges):
+            save_now(state)
+
+    def save_now(state: EmsFlState) -> None:
+        with pace.saving(state.merges):
             log.sync()
             extra = {"log_offset": log.offset, "clock_s": clock()}
             save_state(log.folder, state, sky=snapshot(), extra=extra)
@@ -116,11 +123,29 @@ def run_ems_fl(job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Sav
     max_merges = job.config.merge.max_merges
     strategy.start(world, encode_arrays(job.initial), max_merges, job.horizon_s, evaluate_fn=evaluate)
     state = strategy.state
+    save_now(state)
     if clock() >= job.horizon_s:
         reason = "the horizon was reached"
     else:
         reason = "max-merges was reached" if 0 < max_merges <= state.merges else "target-loss was reached"
-    return Outcome(values=state.values, assignment=state.assignment, clock_s=clock(), stop_reason=reason)
+    return Outcome(
+        values=state.values,
+        assignment=state.assignment,
+        clock_s=clock(),
+        stop_reason=reason,
+        relevance=_relevance(state),
+    )
+
+
+def _relevance(state: EmsFlState) -> dict[str, list[list[float]]]:
+    """Return the routing mass of every cluster, layer and expert."""
+    by_cluster: dict[str, list[Any]] = {}
+    for profile in state.profiles.values():
+        by_cluster.setdefault(profile.cluster, []).append(profile.mass)
+    return {
+        cluster: [np.sum(layer, axis=0).tolist() for layer in zip(*masses, strict=True)]
+        for cluster, masses in by_cluster.items()
+    }
 
 
 def settings_from(job: Job) -> EmsFlSettings:
@@ -222,6 +247,7 @@ def satellite_grid(
         visibility="all" if visibility == "all" else "in-view",
         on_event=observer.event,
         on_wait=log.waiting,
+        is_grouped=job.config.run.grouped,
     )
 
 

@@ -5,8 +5,10 @@ what the server has. They differ: most tokens of a domain go to other clusters' 
 full router (docs/design.md).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from hashlib import sha256
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +46,7 @@ class Evaluator:
     def __init__(
         self, config: RunConfig, path: str, tuning: Tuning, text: FederatedText, clusters: tuple[str, ...]
     ) -> None:
-        tokenizer = load_tokenizer(path)
+        tokenizer = self._tokenizer = load_tokenizer(path)
         self._config, self._path, self._tuning = config, path, tuning
         self._dtype = config.model.dtype
         self._several: bool | None = None if text.holds_examples else False
@@ -58,26 +60,73 @@ class Evaluator:
         self._pack = cache(pack)
         self._merged: MergedModel | None = None
         self._submodels = TunedModels(config, path, tuning)
+        # The values that a run begins and ends with are measured twice: as it goes, and for its summary. And
+        # most clusters' own experts are the same at two measurements in a row.
+        self._known: dict[bytes, Any] = {}
 
     def merged(self, values: ExpertArrays) -> dict[str, float]:
         """Return the loss of the merged model under its full router, by cluster; nats per token."""
+        return dict(self._remembered(_digest("", values), lambda: self._measure_merged(values)))
+
+    def submodel(self, cluster: str, experts: tuple[ExpertId, ...], values: ExpertArrays) -> float:
+        """Return the loss of a cluster's own sub-model on its own text; nats per token."""
+        kept = set(experts)
+        own = {key: value for key, value in values.items() if key.expert in kept}
+        digest = _digest(cluster, own)
+        return float(self._remembered(digest, lambda: self._measure_submodel(cluster, experts, own)))
+
+    def _remembered(self, digest: bytes, measure: Callable[[], Any]) -> Any:
+        """Return what was measured for these values before, or measure; a number takes no room."""
+        if digest not in self._known:
+            self._known[digest] = measure()
+        return self._known[digest]
+
+    def _measure_merged(self, values: ExpertArrays) -> dict[str, float]:
+        model, batch = self.merged_with(values), self._config.evaluate.batch_size
+        return {name: mean_loss(model, rows, batch) for name, rows in self._blocks(model).items()}
+
+    def _measure_submodel(self, cluster: str, experts: tuple[ExpertId, ...], own: ExpertArrays) -> float:
+        model = self.submodel_with(experts, own)
+        return mean_loss(model, self._blocks(model)[cluster], self._config.evaluate.batch_size)
+
+    def merged_with(self, values: ExpertArrays) -> nn.Module:
+        """Return the merged model with these values; it is the same model at every call."""
         if self._merged is None:
             device = choose_device(self._config.model.device)
             streamed = self._config.evaluate.streamed
             self._merged = MergedModel(self._path, self._tuning, self._dtype, device, streamed=streamed)
-        self._merged.set(values)
-        batch = self._config.evaluate.batch_size
-        heldout = self._heldout(self._merged.model)
-        return {name: mean_loss(self._merged.model, rows, batch) for name, rows in heldout.items()}
+        return self._merged.set(values).model
 
-    def submodel(self, cluster: str, experts: tuple[ExpertId, ...], values: ExpertArrays) -> float:
-        """Return the loss of a cluster's own sub-model on its own text; nats per token."""
+    def submodel_with(self, experts: tuple[ExpertId, ...], values: ExpertArrays) -> nn.Module:
+        """Return the sub-model of these experts with their values; it may be the same model next time."""
         model = self._submodels.submodel(experts)
         set_arrays(model, {key: value for key, value in values.items() if key.expert in set(experts)})
-        return mean_loss(model, self._heldout(model)[cluster], self._config.evaluate.batch_size)
+        return model
 
-    def _heldout(self, model: nn.Module) -> Mapping[str, NDArray[np.int64]]:
+    def model_of(self, experts: Sequence[ExpertId], values: ExpertArrays) -> nn.Module:
+        """Return the sub-model of these experts, or for none the merged model, with these values."""
+        return self.submodel_with(tuple(experts), values) if experts else self.merged_with(values)
+
+    def heldout(self, cluster: str) -> NDArray[np.int64]:
+        """Return the held-out blocks of a cluster, token ids ``[N, T]``; of examples with their padding."""
+        blocks = self._pack(False)[cluster]
+        return blocks[:, 0] if blocks.ndim == 3 else blocks
+
+    def _blocks(self, model: nn.Module) -> Mapping[str, NDArray[np.int64]]:
         """Return the held-out blocks by cluster; of examples, several in one if a model keeps them apart."""
         if self._several is None:
             self._several = keeps_examples_apart(model)
         return self._pack(self._several)
+
+    def text(self, tokens: NDArray[np.int64]) -> str:
+        """Return token ids as people read them."""
+        return str(self._tokenizer.decode(tokens.tolist(), skip_special_tokens=True))
+
+
+def _digest(of: str, values: ExpertArrays) -> bytes:
+    """Return what is the same exactly for the same values."""
+    digest = sha256(of.encode())
+    for key in sorted(values):
+        digest.update(f"{key}{values[key].dtype}{values[key].shape}".encode())
+        digest.update(np.ascontiguousarray(values[key]).data)
+    return digest.digest()

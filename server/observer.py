@@ -8,8 +8,10 @@ from flwr.app import MetricRecord
 from moe.experts import ExpertArrays
 from server.evaluate import Evaluator
 from server.job import Job
+from server.progress import Progress
 from server.record.run_log import RunLog
-from server.report.screen import render_assignment
+from server.report.live import LivePage, attempt
+from server.report.screen import near_uniform_gains, render_assignment
 from server.report.summary import ClusterSummary
 from strategy.assignment import Assignment
 
@@ -25,14 +27,24 @@ class Observer:
         Where it is written.
     evaluator : Evaluator
         Held-out losses.
+    page : LivePage or None
+        The page that follows the run.
     """
 
-    def __init__(self, job: Job, log: RunLog, evaluator: Evaluator) -> None:
-        self._job, self._log, self._evaluator = job, log, evaluator
+    def __init__(self, job: Job, log: RunLog, evaluator: Evaluator, page: LivePage | None = None) -> None:
+        self._job, self._log, self._evaluator, self._page = job, log, evaluator, page
+        self._progress = Progress(
+            log.say,
+            num_devices=len(job.population.devices),
+            devices_of={node.node_id: len(node.device_ids) for node in job.population.nodes},
+            horizon_s=job.horizon_s,
+            max_merges=job.config.merge.max_merges,
+        )
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Log one event of the sky or the strategy."""
         self._log.event(event)
+        self._progress.event(event)
         line = self._line(event)
         if line:
             self._log.say(line, event["time_s"])
@@ -43,6 +55,13 @@ class Observer:
                 f"train-loss/{event['cluster']}", mean_train_loss(event), merges=event["merges"],
                 time_s=event["time_s"],
             )  # fmt: skip
+        if self._page is not None:
+            self._page.note(event)
+            if event["event"] == "evaluated":
+                with self._log.doing("drawing the page"):
+                    fault = attempt(self._page.refresh)
+                if fault:
+                    self._log.say(fault)
 
     def measure(
         self, values: ExpertArrays, assignment: Assignment | None, *, merges: int, time_s: float
@@ -70,6 +89,8 @@ class Observer:
         """Return what a person reads of an event; empty for the many small ones."""
         kind = event["event"]
         if kind == "merged":
+            if not self._progress.wants_detail():
+                return ""
             stale = [s for update in event["updates"] for s in update["staleness"].values()]
             return (
                 f"{event['cluster']:<12} merge {event['merges']:>3}: {len(event['updates'])} updates, "
@@ -104,11 +125,6 @@ def assignment_table(job: Job, event: Mapping[str, Any]) -> str:
     shared = [group for group in event["groups"] if len(group) > 1]
     note = "".join(f"more clusters than experts: {', '.join(group)} share theirs\n" for group in shared)
     return render_assignment(rows, near_uniform_gains(event)) + note
-
-
-def near_uniform_gains(event: Mapping[str, Any]) -> dict[str, float]:
-    """Return the clusters whose capture an assignment calls near uniform, with its ratio to random's."""
-    return {name: event["capture"][name] / event["random_capture"][name] for name in event["near_uniform"]}
 
 
 def experts_per_layer(job: Job, event: Mapping[str, Any], cluster: str) -> tuple[int, ...]:

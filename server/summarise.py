@@ -8,9 +8,9 @@ from scenario.settings.config import RunConfig
 from server.ems_fl_run import Outcome
 from server.evaluate import Evaluator
 from server.job import FLOAT32_BYTES, Job
-from server.observer import experts_per_layer, near_uniform_gains
+from server.observer import experts_per_layer
 from server.report.ledger import Ledger
-from server.report.screen import near_uniform_warning
+from server.report.screen import near_uniform_gains, near_uniform_warning
 from server.report.summary import ClusterSummary, Cost, RunSummary, cost_of_messages
 
 

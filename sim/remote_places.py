@@ -2,7 +2,7 @@
 
 Chosen once, from the 7,884 airfields with an IATA code of the package airportsdata 20260905 (MIT licence):
 those with land for 3 km around (the package global-land-mask, 1 km cells), not over 25 km off the land of
-`coastline.csv`, no town of 30,000 within 25 km and no city of 100,000 within 70 km (GeoNames), at most 40 of
+`coastline.json`, no town of 30,000 within 25 km and no city of 100,000 within 70 km (GeoNames), at most 40 of
 one country. Each is, of all of those, the one furthest from the eight and from those before it, so that the
 first ones of any number are spread over the globe; the last is 190 km from its nearest.
 """

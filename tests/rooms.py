@@ -51,12 +51,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "server.screen": (),
     "server.record": ("server.screen", "scenario.settings", "strategy", "moe", "moe.disk"),
-    "server.report": ("server.record",),
+    "server.report.charts": ("server.record", "sim"),
+    "server.report": ("server.record", "server.report.charts", "scenario.settings", "sim"),
+    "server.exhibits": (
+        *("server.record", "scenario", "scenario.settings", "moe", "moe.tuning", "sim", "sim.plans"),
+    ),
     "server": (
         *(
             "server.screen",
             "server.record",
             "server.report",
+            "server.exhibits",
             "scenario",
             "scenario.settings",
             "scenario.data",
@@ -64,15 +69,21 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         ),
         *("moe", "moe.disk", "moe.tuning", "moe.export", "sim", "sim.plans", "sim.grid"),
     ),
-    "server.launch": ("server", "server.screen", "server.record", "scenario.settings", "scenario.tables"),
+    # the app without Flower's processes: brings the two apps together, as Flower does
+    "engine": ("client", "server", "scenario.settings", "sim.grid"),
+    "server.machine": (),
+    "server.launch": (
+        *("server", "server.screen", "server.record", "server.machine", "engine"),
+        *("scenario.settings", "scenario.tables"),
+    ),
     # one command over all
     "cli": (
-        *("server.launch", "server.report", "moe.inspect", "moe.export", "sim.contacts"),
+        *("server.launch", "server.machine", "server.report", "moe.inspect", "moe.export", "sim.contacts"),
         *("scenario.data", "demo", "demo.real"),
     ),
 }
 ROOMS = tuple(dict.fromkeys(folder.split(".")[0] for folder in MAY_IMPORT))
-READING_ORDER = ("strategy", "sim", "moe", "scenario", "client", "server", "demo", "cli")
+READING_ORDER = ("strategy", "sim", "moe", "scenario", "client", "server", "engine", "demo", "cli")
 
 Imports = Mapping[str, frozenset[str]]
 """Module -> modules of the house that it imports."""

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.app import app
-from server.launch.environment import write_command
+from server.machine.environment import write_command
 from server.record.run_folder import RESUME_FILE
 from server.report.summary import SUMMARY_FILE, ClusterSummary, Cost, RunSummary, read_summary, write_summary
 from tests.rooms import ROOT
@@ -65,7 +65,10 @@ def test_report_shows_a_finished_run_where_it_lies_now(tmp_path: Path) -> None:
     assert str(tmp_path) in told.output and "/elsewhere" not in told.output
 
 
-def test_report_says_of_each_folder_why_it_cannot_be_shown(tmp_path: Path) -> None:
+def test_report_says_of_each_folder_what_it_lacks_or_that_it_is_none_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     stopped, damaged, other = (tmp_path / name for name in ("stopped", "damaged", "other"))
     for folder in (stopped, damaged, other):
         folder.mkdir()
@@ -74,10 +77,10 @@ def test_report_says_of_each_folder_why_it_cannot_be_shown(tmp_path: Path) -> No
     told = runner.invoke(app, ["report", str(stopped), str(damaged), str(other)])
     assert told.exit_code == 2
     lines = told.output.strip().splitlines()
-    assert len(lines) == 3
-    assert "has not ended" in lines[0] and f"ems-fl resume {stopped}" in lines[0]
-    assert "is damaged, or another version" in lines[1] and "clusters" in lines[1]
-    assert "is not the folder of a run" in lines[2]
+    assert sum("is not the folder of a run" in line for line in lines) == 1
+    assert any("still going or was stopped" in line and f"ems-fl resume {stopped}" in line for line in lines)
+    assert any("is damaged, or another version" in line and "clusters" in line for line in lines)
+    assert (tmp_path / "runs.html").is_file()
 
 
 def test_resume_refuses_a_folder_that_is_no_run(tmp_path: Path) -> None:

@@ -33,6 +33,9 @@ class _Linear(nn.Linear):
     added after the product, as transformers' experts do: the same bits.
     """
 
+    def reset_parameters(self) -> None:
+        """Draw nothing: `linear` gives every layer the tensors it is made around."""
+
     def forward(self, x: Tensor) -> Tensor:
         out = nn.functional.linear(x, self.weight.to(x.dtype))
         return out if self.bias is None else out + self.bias.to(x.dtype)

@@ -119,6 +119,13 @@ class StreamedExperts(ExpertSubset):
         super().__init__(block, {}, "mask")
         self._hold(tuple(range(block.num_experts)))
         self.read, self._dtype = read, dtype
+        self.is_skipped = False
+
+    def forward(self, hidden_TH: Tensor, *routing: Tensor, **named_routing: Tensor) -> Tensor:
+        """Return the experts' weighted sum, or zeros where nobody will look at it (`is_skipped`)."""
+        if self.is_skipped:
+            return torch.zeros_like(hidden_TH)
+        return super().forward(hidden_TH, *routing, **named_routing)
 
     def layer_of(self, index: int, projection: str) -> nn.Module:
         """Read one of an expert's two linear layers."""

@@ -54,6 +54,10 @@ def routing_mass(model: PreTrainedModel, batches_BT: Iterable[Tensor]) -> NDArra
     was_training = model.training
     model.eval()
     num_batches = 0
+    # No router comes after the last layer's experts: what they give is never looked at.
+    last = [] if is_encoder_decoder(model) else streamed_experts(model)[-1:]
+    for experts in last:
+        experts.is_skipped = True
     try:
         for batch_BT in batches_BT:
             _run(model, batch_BT.to(model.device))
@@ -61,6 +65,8 @@ def routing_mass(model: PreTrainedModel, batches_BT: Iterable[Tensor]) -> NDArra
     finally:
         for handle in handles:
             handle.remove()
+        for experts in last:
+            experts.is_skipped = False
         model.train(was_training)
     if num_batches == 0:
         raise ValueError(

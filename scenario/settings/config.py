@@ -30,6 +30,7 @@ class RunConfig(Section):
     merge: learning.MergeSettings = learning.MergeSettings()
     evaluate: learning.EvaluateSettings = learning.EvaluateSettings()
     fedavg: learning.FedAvgSettings = learning.FedAvgSettings()
+    report: learning.ReportSettings = learning.ReportSettings()
 
 
 def config_fields() -> dict[str, FieldInfo]:

@@ -41,6 +41,12 @@ class RunSettings(Section):
         description="Wall seconds of silence after which a line says what is awaited.",
     )
 
+    grouped: bool = Field(
+        default=True,
+        description="In simulation, what many nodes are to do at one time travels as one Flower message; "
+        "false = a message for each node, Flower's own way: slower, and the same results.",
+    )
+
     _absolute = field_validator("dir", "resume")(require_absolute)
 
 
@@ -241,3 +247,24 @@ class FedAvgSettings(Section):
 
     rounds: int = Field(default=4, ge=1, description="Rounds of synchronous averaging.")
     fraction: float = Field(default=1.0, gt=0, le=1, description="Share of the nodes asked each round.")
+
+
+class ReportSettings(Section):
+    """What people see of a run beside its screen."""
+
+    page: bool = Field(
+        default=True, description="Write report.html into the run folder, anew at evaluations and at the end."
+    )
+    # Two a cluster cost the demo about a second at the end; a large model on a CPU, minutes.
+    completions: int = Field(
+        default=2,
+        ge=0,
+        le=20,
+        description="Greedy completions of each cluster, before and after, in the report; 0 = none.",
+    )
+    trackers: str = Field(
+        default="",
+        pattern=r"^((wandb|mlflow)(,(wandb|mlflow))*)?$",
+        description="Experiment trackers that get the curves too: wandb, mlflow or both with a comma; empty "
+        "= none. Their packages are yours to install, where they write is told by their own variables.",
+    )

@@ -23,21 +23,23 @@ from typing import NoReturn
 
 from scenario.settings.reading import read_config
 from server.launch import door
-from server.launch.environment import (
+from server.launch.flower_run import FlowerRun, RunEnd
+from server.launch.local_run import OutOfTimeError, run_here, time_limit
+from server.launch.options import check, parse
+from server.launch.restart import LostWorker, follow_on
+from server.launch.run_config import merge_run_config, write_run_config
+from server.machine.environment import (
     DEPLOYED_CONFIG,
     LAUNCH_CONFIG,
     quiet_settings,
     repository,
     simulation_settings,
 )
-from server.launch.flower_run import FlowerRun, RunEnd
-from server.launch.gpus import check_clients_device
-from server.launch.loopback import without_proxy
-from server.launch.options import check, parse
-from server.launch.processes import TAG_VARIABLE, end_all, free_port, is_running, tagged
-from server.launch.run_config import merge_run_config, write_run_config
+from server.machine.gpus import check_clients_device
+from server.machine.loopback import without_proxy
+from server.machine.processes import TAG_VARIABLE, end_all, free_port, is_running, tagged
 from server.screen.ascii_screen import never_fail
-from server.screen.last_word import REFUSED
+from server.screen.last_word import REFUSED, STOPPED
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -48,8 +50,11 @@ SIMULATION = "flwr-simulation"
 RAY_FOLDER_LIMIT = 36
 
 
-class InterruptedRunError(Exception):
-    """A signal asked this command to stop; ``number`` is the signal's."""
+class InterruptedRunError(KeyboardInterrupt):
+    """A signal asked this command to stop; ``number`` is the signal's.
+
+    No `Exception`: in this process it must pass through all that makes an answer of a client's fault.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -86,6 +91,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m serve
         return EXIT_USAGE
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _raise_interrupted)
+    if options.engine != "flower":
+        return _run_here(options, overrides)
     try:
         home = make_home()
     except OSError as error:
@@ -102,7 +109,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m serve
         ):
             keep = False
             return refuse(refusal)
-        end = prepare(options, overrides, home, tag).follow()
+        end = follow_on(lambda settings, watch: prepare(options, settings, home, tag, watch), overrides)
         keep = not (end.completed or end.explained)
         return refuse(end.refusal) if end.refusal else report(end, home)
     except InterruptedRunError as stop:
@@ -111,6 +118,23 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m serve
         return 128 + stop.number
     finally:
         clean_up(tag, home, keep=keep)
+
+
+def _run_here(options: argparse.Namespace, overrides: dict[str, object]) -> int:
+    """Run without Flower's processes and return the exit code."""
+    try:
+        with time_limit(options.timeout):
+            refusal = run_here(overrides, engine=options.engine, workers=options.workers)
+        return refuse(refusal) if refusal else 0
+    except (OSError, RuntimeError) as failure:
+        print(f"{STOPPED}{failure}", file=sys.stderr)
+        return EXIT_FAILED
+    except OutOfTimeError:
+        print(f"launch: not finished after {options.timeout:g} s; what was saved can be resumed", flush=True)
+        return EXIT_TIMEOUT
+    except InterruptedRunError as stop:
+        print(f"\nlaunch: {stop}; what was saved can be resumed", flush=True)
+        return 128 + stop.number
 
 
 def refused_at_the_door(
@@ -126,7 +150,9 @@ def refused_at_the_door(
     )
 
 
-def prepare(options: argparse.Namespace, overrides: dict[str, object], home: Path, tag: str) -> FlowerRun:
+def prepare(
+    options: argparse.Namespace, overrides: dict[str, object], home: Path, tag: str, watch: LostWorker
+) -> FlowerRun:
     """Prepare ``flwr run --stream`` with a Flower home, a port and a tag of its own."""
     port = options.port or free_port()
     run_config = write_run_config(overrides, home / "run-config.toml")
@@ -138,7 +164,9 @@ def prepare(options: argparse.Namespace, overrides: dict[str, object], home: Pat
         config = LAUNCH_CONFIG
         command += [
             "--federation-config",
-            simulation_settings(options.workers, options.nodes, options.client_gpus),
+            simulation_settings(
+                options.workers, options.nodes, options.client_gpus, own_ray=not options.ray_address
+            ),
         ]
         print(
             f"launch: {options.workers} workers, {options.nodes} Flower nodes, SuperLink on 127.0.0.1:{port}",
@@ -148,8 +176,10 @@ def prepare(options: argparse.Namespace, overrides: dict[str, object], home: Pat
     return FlowerRun(
         command=command,
         list_command=[flwr_command(), "ls", "--format", "json"],
-        environment=environment(home, port, tag),
+        environment=environment(home, port, tag)
+        | ({"RAY_ADDRESS": options.ray_address} if options.ray_address else {}),
         silence_s=options.silence,
+        watch=watch,
         timeout_s=options.timeout,
         app_is_alive=None if options.superlink else lambda: is_running(tag, SIMULATION),
     )

@@ -88,6 +88,8 @@ class FlowerRun:
         Environment of both.
     silence_s : float
         After this long without a line of output a line says that the run goes on, seconds.
+    watch : callable, optional
+        Gets every line of the output.
     timeout_s : float
         The longest the run may take, seconds; 0 means for ever.
     app_is_alive : callable, optional
@@ -98,6 +100,7 @@ class FlowerRun:
     list_command: Sequence[str]
     environment: dict[str, str]
     silence_s: float
+    watch: Callable[[str], None] | None = None
     timeout_s: float = 0.0
     app_is_alive: Callable[[], bool] | None = None
 
@@ -156,6 +159,8 @@ class FlowerRun:
             if line is None:
                 return heard
             heard_s = time.monotonic()
+            if self.watch is not None:
+                self.watch(line)
             if heard.take(line):
                 _show(line)
                 last_s = heard_s

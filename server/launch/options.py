@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from server.launch.command_line import SETTINGS_OPTIONS, with_settings_option
-from server.launch.environment import default_nodes, default_workers, repository
-from server.launch.gpus import workers_on_gpus
-from server.launch.loopback import socks_faults
-from server.launch.processes import port_is_free
+from server.launch.local_run import ENGINES, engine_faults
+from server.machine.environment import default_nodes, default_workers, repository
+from server.machine.gpus import workers_on_gpus
+from server.machine.loopback import socks_faults
+from server.machine.processes import port_is_free
 
 EXAMPLES = """examples:
   the demo, and the demo with another seed over two days
@@ -53,7 +54,14 @@ def parse(arguments: Sequence[str] | None, prog: str = "python -m server.launch"
         valued.append(parser.add_argument(*names, **more))
 
     option("--app", type=Path, default=repository(), help="folder of the Flower app (default: this checkout)")
-    option("--workers", type=int, default=default_workers(), help="Ray workers (default: one per core)")
+    option(
+        "--engine",
+        choices=ENGINES,
+        default="flower",
+        help="flower: through `flwr run` and Ray; in-process: devices compute in this process, for "
+        "debuggers; processes: in a pool of --workers processes, without Flower's own (default: flower)",
+    )
+    option("--workers", type=int, default=default_workers(), help="worker processes (default: one per core)")
     option(
         "--client-gpus",
         type=float,
@@ -71,6 +79,13 @@ def parse(arguments: Sequence[str] | None, prog: str = "python -m server.launch"
         default=0.0,
         metavar="SECONDS",
         help="end the run after this long (default: never)",
+    )
+    option(
+        "--ray-address",
+        default="",
+        metavar="HOST:PORT",
+        help="compute on this Ray cluster (`ray start --head`) instead of a Ray of the run's own; the "
+        "checkout, its Python and the run's files must be at the same paths on every machine",
     )
     option(
         "--superlink",
@@ -106,6 +121,9 @@ def check(options: argparse.Namespace) -> None:
     if options.workers < 1:
         faults.append(f"--workers must be at least 1, got {options.workers}")
     faults += gpu_faults(options.client_gpus)
+    faults += engine_faults(
+        options.engine, options.superlink, options.client_gpus, options.app.resolve() == repository()
+    )
     if options.nodes < 1:
         faults.append(f"--nodes must be at least 1, got {options.nodes}")
     if not options.timeout >= 0:

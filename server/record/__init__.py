@@ -1,1 +1,1 @@
-"""What a run leaves behind: its folder, event log, curves and saved state."""
+"""What a run leaves behind: its folder, event log, curves, saved state, and what its report shows."""

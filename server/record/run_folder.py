@@ -26,7 +26,7 @@ VERSIONS_OF = ("ems-fl", "flwr", "ray", "torch", "transformers", "peft", "numpy"
 
 MAY_CHANGE_ON_RESUME = (
     "run.", "merge.max-merges", "merge.target-loss", "evaluate.every-merges", "evaluate.batch-size",
-    "evaluate.streamed", "model.kept-mb",
+    "evaluate.streamed", "model.kept-mb", "report.",
 )  # fmt: skip
 """Settings that only say when to stop, what to look at and what to keep in memory; any other would make
 another run of it."""

@@ -6,6 +6,7 @@
 
 import json
 import math
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -15,9 +16,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from moe.disk.writing import not_written
-from scenario.settings.config import RunConfig
+from scenario.settings.config import RunConfig, flat_config
 from server.record.event_log import EventLog
 from server.record.run_folder import check_resumable, create_run_folder, write_settings
+from server.record.trackers import Trackers, tracker_names
 from server.screen.ascii_screen import say
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class RunLog:
         self._events = EventLog(folder / EVENTS_FILE)
         self._timings = (folder / TIMINGS_FILE).open("a", encoding="utf-8")
         self._writer: SummaryWriter | None = None
+        self._trackers = Trackers([])
         self._lock = threading.Lock()
         self._activity = "working"
         self._activity_since_s = self._printed_s = time.monotonic()
@@ -63,10 +66,21 @@ class RunLog:
         Raises
         ------
         ValueError
-            If the folder is not empty or cannot be written.
+            If the folder is not empty or cannot be written, or a tracker will not start; nothing is left.
         """
         create_run_folder(folder, config)
-        return cls(folder, heartbeat_s=config.run.heartbeat_s)
+        log = cls(folder, heartbeat_s=config.run.heartbeat_s)
+        try:
+            log._start_trackers(config)
+        except BaseException:
+            log.close()
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return log
+
+    def _start_trackers(self, config: RunConfig) -> None:
+        names = tracker_names(config.report.trackers)
+        self._trackers = Trackers.start(names, self.folder, flat_config(config))
 
     @classmethod
     def resume(cls, folder: Path, config: RunConfig, *, offset: int, merges: int) -> Self:
@@ -91,6 +105,7 @@ class RunLog:
         check_resumable(folder, config)
         log = cls(folder, heartbeat_s=config.run.heartbeat_s, purge_step=merges + 1)
         try:
+            log._start_trackers(config)
             log._events.truncate(offset)
             write_settings(folder, config)
         except BaseException:
@@ -148,6 +163,7 @@ class RunLog:
                 self._writer = SummaryWriter(str(self.folder / CURVES_FOLDER), purge_step=self._purge_step)
         with _written("the curves", self.folder / CURVES_FOLDER):
             self._writer.add_scalar(tag, value, merges, walltime=time_s)
+        self._trackers.log(tag, value, merges=merges, time_s=time_s)
 
     # -- the screen and the wall clock ----------------------------------------------------------------
 
@@ -195,6 +211,7 @@ class RunLog:
         self._closing.set()
         self._heart.join()
         self._events.close()
+        self._trackers.close()
         # As in `EventLog.close`: what a full disk refused was said when it was written.
         with suppress(OSError):
             self._timings.close()

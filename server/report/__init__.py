@@ -1,1 +1,1 @@
-"""What people see of a run: its numbers and its last screen."""
+"""What people see of a run: its last screen, and the page with its charts."""

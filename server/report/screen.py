@@ -7,6 +7,7 @@ knows no width and no colour: plain text, 100 columns, ASCII rules.
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
+from typing import Any
 
 from rich.box import Box
 from rich.console import Console
@@ -74,6 +75,11 @@ def render_assignment(clusters: Sequence[ClusterSummary], near_uniform: Mapping[
         )
     warning = near_uniform_warning(near_uniform)
     return _titled(ASSIGNMENT_TITLE, table) + (warning_text(warning) + "\n" if warning else "")
+
+
+def near_uniform_gains(event: Mapping[str, Any]) -> dict[str, float]:
+    """Return the clusters whose capture an assignment calls near uniform, with its ratio to random's."""
+    return {name: event["capture"][name] / event["random_capture"][name] for name in event["near_uniform"]}
 
 
 def near_uniform_warning(gains: Mapping[str, float]) -> str:

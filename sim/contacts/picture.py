@@ -15,6 +15,7 @@ from sim.orbits.decay import impossible
 from sim.orbits.orbit import Satellite, propagate
 from sim.plans.plan import ContactPlan
 from sim.population import Cluster
+from sim.world_map import coastlines, cut_for_flat_map
 
 # More tracks than this hide the map.
 _MAX_TRACKS = 6
@@ -81,7 +82,7 @@ def _draw_map(
     axes: Axes, satellites: Sequence[Satellite], clusters: Sequence[Cluster], start: dt.datetime
 ) -> None:
     """Draw coastlines, sites and one revolution of the first satellites."""
-    for line in _coastlines():
+    for line in coastlines():
         axes.plot(line[:, 0], line[:, 1], color="0.65", linewidth=0.7, zorder=1)
     for number, satellite in enumerate(satellites[:_MAX_TRACKS]):
         color = f"C{(number + 3) % 10}"
@@ -110,17 +111,9 @@ def _draw_map(
 
 
 def _track(satellite: Satellite, start: dt.datetime) -> list[NDArray[np.float64]]:
-    """Return one revolution as longitude and latitude in degrees, cut at the antimeridian."""
+    """Return one revolution as longitude and latitude in degrees, cut for the flat map."""
     period_s = 2.0 * np.pi / satellite.record.no_kozai * 60.0
     time_s = np.arange(0.0, min(period_s, 86_400.0) + _TRACK_STEP_S, _TRACK_STEP_S)
     states = propagate([satellite], start, time_s)
     x, y, z = states.position_km[0][~impossible([satellite], states)[0]].T
-    track = np.degrees(np.stack([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))], axis=1))
-    return np.split(track, np.flatnonzero(np.abs(np.diff(track[:, 0])) > 180.0) + 1)
-
-
-def _coastlines() -> list[NDArray[np.float64]]:
-    """Return the coastlines that lie beside this file, as longitude and latitude in degrees."""
-    text = Path(__file__).with_name("coastline.csv").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
-    return [np.array(line.split(), dtype=np.float64).reshape(-1, 2) for line in lines]
+    return cut_for_flat_map(np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y))))

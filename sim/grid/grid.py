@@ -54,6 +54,9 @@ class SatelliteGrid(Grid):
         Called about every 3 s of wall time while blocked on real replies, with a sentence.
     reply_timeout_wall_s : float
         A real reply that has not come when no reply came for so long becomes an error reply.
+    is_grouped : bool
+        Whether the work of many nodes travels in one message of Flower's grid. The events are the same; the
+        ClientApp must have the mod `sim.grid.groups.each_of_group`.
 
     Raises
     ------
@@ -74,6 +77,7 @@ class SatelliteGrid(Grid):
         on_event: Callable[[dict[str, Any]], None] = ignore,
         on_wait: Callable[[str], None] = ignore,
         reply_timeout_wall_s: float = 600.0,
+        is_grouped: bool = False,
     ) -> None:
         if visibility not in ("in-view", "all"):
             raise ValueError(f"visibility must be 'in-view' or 'all', got {visibility!r}")
@@ -84,7 +88,12 @@ class SatelliteGrid(Grid):
         self._simulator = Simulator(
             plan=plan,
             population=population,
-            workers=Workers(inner=inner, on_wait=on_wait, reply_timeout_wall_s=reply_timeout_wall_s),
+            workers=Workers(
+                inner=inner,
+                on_wait=on_wait,
+                reply_timeout_wall_s=reply_timeout_wall_s,
+                is_grouped=is_grouped,
+            ),
             rule=StepRule(min_steps=min_steps, max_steps=max_steps, query_steps=query_steps),
             on_event=on_event,
         )

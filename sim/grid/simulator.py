@@ -89,8 +89,12 @@ class Simulator:
         """Move the clock to the next thing a strategy may act on, or to ``until_s``, or to the horizon.
 
         That is an arrival of a wanted message, a rise of a cluster with an idle node, or a set. All events of
-        that instant happen.
+        that instant happen. All work that became known meanwhile is under way afterwards.
         """
+        self._advance(wanted, until_s)
+        self.workers.flush(unless_busy=True)
+
+    def _advance(self, wanted: Container[str], until_s: float) -> None:
         while not self.is_over:
             self._look_at_channels()
             event = self.queue.peek()
@@ -225,13 +229,9 @@ class Simulator:
         if not self._can_answer(transit):
             return
         metadata = transit.instruction.metadata
-        work = self.workers.submit(
-            transit.node.node_id, transit.work(), metadata.message_type, metadata.group_id
+        transit.worker_id = self.workers.submit(
+            transit.node.cluster, transit.work(), metadata.message_type, metadata.group_id
         )
-        if isinstance(work, Error):
-            transit.outcome = work
-        else:
-            transit.worker_id = work
 
     def _can_answer(self, transit: MessageInTransit) -> bool:
         """Say whether the work ends before the last set of the cluster and the end of the message's TTL.

@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from demo.base_model import ensure_base_model
-from server.launch.environment import quiet_settings
-from server.launch.processes import TAG_VARIABLE, end_all, free_port, tagged
+from server.machine.environment import quiet_settings
+from server.machine.processes import TAG_VARIABLE, end_all, free_port, tagged
+from server.report.run_files import read_run
+from tests.report.documented import undocumented
 from tests.rooms import ROOT
 
 # conf/deployment.toml has four devices in two clusters, dealt in order: each node hosts one cluster. The
@@ -144,6 +146,11 @@ def check_run_folder(folder: Path) -> None:
     assert len({event["cluster"] for event in merged}) == 2
     assert len(merged) == 4  # merge.max-merges of conf/deployment.toml
     assert all(event["time_s"] >= 0 for event in events)
+    assert undocumented(events) == set()
+    # The report names the nodes by what they host.
+    lanes = read_run(folder).history.lanes(())
+    assert "Iqaluit 0-1" in {name for name, _ in lanes.values()}
+    assert (folder / "report.html").is_file()
     # A device counts once: of the two nodes that name device 3 one is turned away, and the report says so.
     (turned_away,) = [event for event in events if event["event"] == "turned-away"]
     assert turned_away["devices"] in ([2, 3], [3])

@@ -12,10 +12,13 @@ from demo.base_model import ensure_base_model
 from tests.rooms import ROOT
 
 
-def launch(runs: Path, *settings: str, workers: int) -> "subprocess.CompletedProcess[str]":
+def launch(
+    runs: Path, *settings: str, workers: int, engine: str = "flower"
+) -> "subprocess.CompletedProcess[str]":
     """Run the smoke experiment with so many Ray workers."""
     command = [
         sys.executable, "-m", "server.launch", "--workers", str(workers), "--timeout", "600",
+        "--engine", engine,
         "-c", "conf/smoke.toml", f"run.dir='{runs}'", *settings,
     ]  # fmt: skip
     # Neither a proxy that is dead nor a screen that knows only ASCII may show.
@@ -56,3 +59,15 @@ def test_a_refused_run_exits_non_zero_says_why_and_writes_nothing(tmp_path: Path
     assert result.stderr.startswith("The run was refused: ") and "/nowhere/at/all" in result.stderr
     assert "Traceback" not in result.stdout and "SuperLink" not in result.stdout
     assert not runs.exists() or not list(runs.iterdir())
+
+
+@pytest.mark.deployment
+def test_the_same_seed_gives_the_same_event_log_without_flowers_processes(tmp_path: Path) -> None:
+    """Law 11, on the smoke experiment: through Flower and Ray, in this process, and in a pool."""
+    ensure_base_model(lambda _: None)
+    logs = []
+    for engine in ("flower", "in-process", "processes"):
+        result = launch(tmp_path / engine, workers=2, engine=engine)
+        assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
+        logs.append((only_folder(tmp_path / engine) / "events.jsonl").read_bytes())
+    assert logs[0] == logs[1] == logs[2]

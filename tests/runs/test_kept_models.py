@@ -41,4 +41,4 @@ def test_a_run_that_keeps_one_model_at_a_time_comes_to_the_same(
     assert all(np.array_equal(value, other_values[key]) for key, value in values.items())
     # Four clusters have a sub-model each, on the devices' side and on the server's.
     assert loads[1] == 8
-    assert loads[0] > 2 * loads[1]
+    assert loads[0] > loads[1]

@@ -157,7 +157,11 @@ def test_byte_order_marks_say_the_encoding(tmp_path: Path, encoding: str) -> Non
         ("odd.csv", BODY.encode("utf-16")[:-1], "line 3: not UTF-16, which its byte order mark says"),
         ("zeros.csv", b"text,region\none,EU\n" + bytes(9) + b"\n", "line 3 holds a NUL character; save"),
         ("zip.csv", b"PK\x03\x04 and more", "it holds a zip archive"),
-        ("gz.csv", gzip.compress(b"text,region\na,b\n", mtime=0), r"it holds gzip data, whose ending would be \.gz"),
+        (
+            "gz.csv",
+            gzip.compress(b"text,region\na,b\n", mtime=0),
+            r"it holds gzip data, whose ending would be \.gz",
+        ),
         (
             "short.csv",
             b"text,region\none,EU\ntwo\n",
@@ -181,7 +185,11 @@ def test_byte_order_marks_say_the_encoding(tmp_path: Path, encoding: str) -> Non
             b'{"region": "b"}\n{"text": "a", "text": "b"}',
             "line 2: the key 'text' is given more",
         ),
-        ("cut.jsonl.gz", gzip.compress(json_lines() * 9, mtime=0)[:60], r"cut short or no gz data \(Compressed file"),
+        (
+            "cut.jsonl.gz",
+            gzip.compress(json_lines() * 9, mtime=0)[:60],
+            r"cut short or no gz data \(Compressed file",
+        ),
         ("cut.jsonl.xz", lzma.compress(json_lines())[:60], "cut short or no xz data"),
         ("cut.jsonl.bz2", bz2.compress(json_lines())[:60], "cut short or no bz2 data"),
         ("cut.jsonl.zst", PACKERS[".zst"](json_lines())[:30], "cut short or no zst data"),

@@ -11,7 +11,7 @@ import pytest
 from server.launch import flower_run
 from server.launch.command import refuse
 from server.launch.flower_run import FlowerRun
-from server.launch.processes import TAG_VARIABLE, end_all, is_running, tagged
+from server.machine.processes import TAG_VARIABLE, end_all, is_running, tagged
 
 STARTED = "import time; print('Successfully started run 7', flush=True); "
 

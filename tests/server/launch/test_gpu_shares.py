@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from server.launch.command import EXIT_USAGE, main
-from server.launch.environment import quiet_settings, simulation_settings
-from server.launch.gpus import workers_on_gpus
 from server.launch.options import check, gpu_faults, parse
+from server.machine.environment import quiet_settings, simulation_settings
+from server.machine.gpus import workers_on_gpus
 
 # Two workers of a machine that Ray is told has one GPU: one asks for a share of it, one for none.
 WORKERS = """

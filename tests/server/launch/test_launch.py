@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from server.launch.command import main
-from server.launch.environment import FLOWER_CONFIG, checkout_settings, install, local_port
 from server.launch.flower_run import FlowerRun, read_status
-from server.launch.processes import TAG_VARIABLE, end_all, free_port, port_is_free, tagged
 from server.launch.run_config import merge_run_config, write_run_config
+from server.machine.environment import FLOWER_CONFIG, checkout_settings, install, local_port
+from server.machine.processes import TAG_VARIABLE, end_all, free_port, port_is_free, tagged
 from tests.rooms import ROOT
 
 STUB = ROOT / "tests" / "stub_app"

@@ -13,8 +13,8 @@ import pytest
 import requests
 
 from server.launch.command import environment
-from server.launch.environment import install
-from server.launch.loopback import socks_faults, without_proxy
+from server.machine.environment import install
+from server.machine.loopback import socks_faults, without_proxy
 
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens
 LOOPBACK = "localhost,127.0.0.1,::1"

@@ -28,7 +28,7 @@ def test_a_line_of_the_run_is_said_on_an_ascii_screen() -> None:
 
 
 def test_streams_that_never_fail_escape_what_others_print() -> None:
-    said = run("-c", "from server.record.ascii_screen import never_fail; never_fail(); print('S\\u00e3o')")
+    said = run("-c", "from server.screen.ascii_screen import never_fail; never_fail(); print('S\\u00e3o')")
     assert (said.returncode, said.stdout) == (0, "S\\xe3o\n"), said.stderr
 
 

@@ -2,7 +2,7 @@
 
 Flower keeps its connections in a folder of the user's home and reads its switches from environment variables.
 Neither may be asked of a user, so the project's virtual environment carries them: ``python -m
-server.launch.environment`` writes one ``.pth`` file, which Python runs at every start, and the Flower home
+server.machine.environment`` writes one ``.pth`` file, which Python runs at every start, and the Flower home
 ``.flwr/`` beside this checkout. A variable that the user has set always wins. ``server.launch`` uses the same
 settings for a Python that was set up in another way.
 """
@@ -17,8 +17,8 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from server.launch.loopback import without_proxy
-from server.launch.processes import end_all, local_superlinks
+from server.machine.loopback import without_proxy
+from server.machine.processes import end_all, local_superlinks
 
 PTH_NAME = "ems_fl_environment.pth"
 
@@ -26,7 +26,7 @@ PTH_NAME = "ems_fl_environment.pth"
 # reads without a further command (it prints that the key is deprecated; the replacement lives only in a
 # running daemon's memory).
 FLOWER_CONFIG = """\
-# Written by `python -m server.launch.environment`; read by `flwr` through FLWR_HOME.
+# Written by `python -m server.machine.environment`; read by `flwr` through FLWR_HOME.
 [superlink]
 default = "local"
 
@@ -70,7 +70,7 @@ insecure = true
 """
 
 
-def simulation_settings(workers: int, nodes: int, client_gpus: float = 0.0) -> str:
+def simulation_settings(workers: int, nodes: int, client_gpus: float = 0.0, *, own_ray: bool = True) -> str:
     """Return what ``flwr run --federation-config`` takes: Flower nodes, and what each Ray worker gets.
 
     Parameters
@@ -79,11 +79,13 @@ def simulation_settings(workers: int, nodes: int, client_gpus: float = 0.0) -> s
         Ray workers, of one core each, and the Flower nodes that lend them.
     client_gpus : float
         GPUs of each worker, a share or a whole number; 0: it sees none.
+    own_ray : bool
+        Whether the run starts Ray itself; a cluster that is there already has its own number of cores.
     """
-    return (
-        f"num-supernodes={nodes} client-resources-num-cpus=1 client-resources-num-gpus={float(client_gpus)} "
-        f"init-args-num-cpus={workers}"
+    settings = (
+        f"num-supernodes={nodes} client-resources-num-cpus=1 client-resources-num-gpus={float(client_gpus)}"
     )
+    return f"{settings} init-args-num-cpus={workers}" if own_ray else settings
 
 
 def repository() -> Path:
@@ -116,6 +118,10 @@ def quiet_settings() -> dict[str, str]:
         "PYTHONWARNINGS": "ignore:Tip:FutureWarning",
         # A tokenizer that was used before a fork warns in every worker unless it is told not to use threads.
         "TOKENIZERS_PARALLELISM": "false",
+        # Workers keep freed memory for their next step: `engine.allocator` says why.
+        "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+        "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+        "MALLOC_TOP_PAD_": str(64 << 20),
     }
 
 
@@ -143,8 +149,8 @@ def checkout_settings(root: Path) -> dict[str, str]:
 def pth_line(settings: Mapping[str, str]) -> str:
     """Return one line of Python for a ``.pth`` file: set what is not set yet, put this environment on PATH.
 
-    Loopback is taken away from proxies there too, by `server.launch.loopback.without_proxy`, whose source the
-    line carries: the file must work without this checkout. Flower starts ``flower-superlink`` and
+    Loopback is taken away from proxies there too, by `without_proxy`, whose source the line carries: the
+    file must work without this checkout. Flower starts ``flower-superlink`` and
     ``flwr-simulation`` by name, so ``.venv/bin/flwr`` works without activation only when the folder it lies
     in is on PATH.
     """
@@ -204,7 +210,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     if arguments:
         raise SystemExit(
-            f"python -m server.launch.environment takes --stop or nothing, got {' '.join(arguments)}"
+            f"python -m server.machine.environment takes --stop or nothing, got {' '.join(arguments)}"
         )
     end_all(
         lambda: local_superlinks(repository() / ".flwr")

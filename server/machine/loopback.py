@@ -10,7 +10,7 @@ def without_proxy(environment: dict[str, str]) -> dict[str, str]:
     Flower, Ray and the SuperNodes of one machine talk over loopback. A machine behind a proxy often sets
     ``http_proxy`` and no ``no_proxy``, and then HTTP and gRPC clients ask the proxy for 127.0.0.1.
 
-    The function stands by itself: `server.launch.environment` copies it into a ``.pth`` file.
+    The function stands by itself: `server.machine.environment` copies it into a ``.pth`` file.
 
     Parameters
     ----------

@@ -1,0 +1,1 @@
+"""What a device costs besides its training: ours, Flower's one node a device, pfl, and a bare loop."""

@@ -1,0 +1,104 @@
+"""Words: what each cluster's model says after a held-out beginning, before and after tuning."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from moe.experts import ExpertArrays, ExpertId
+from moe.half_precision import half_products
+from moe.objective import is_encoder_decoder, token_batch
+from server.record.scene import Completion
+
+BEGINNING_TOKENS, NEW_TOKENS = 24, 24
+"""At most half of a held-out block is the beginning."""
+MOST_CLUSTERS = 16
+
+
+class Speakers(Protocol):
+    """Whoever has the models, the held-out text and the tokenizer."""
+
+    def heldout(self, cluster: str) -> NDArray[np.int64]:
+        """Return held-out blocks of a cluster, token ids ``[N, T]``."""
+
+    def text(self, tokens: NDArray[np.int64]) -> str:
+        """Return token ids as people read them."""
+
+    def model_of(self, experts: Sequence[ExpertId], values: ExpertArrays) -> nn.Module:
+        """Return the sub-model of these experts, or for none the merged model, with these values."""
+
+
+def completions(
+    speakers: Speakers,
+    experts_of: Mapping[str, Sequence[ExpertId]],
+    initial: ExpertArrays,
+    values: ExpertArrays,
+    *,
+    count: int,
+) -> tuple[Completion, ...]:
+    """Return greedy completions of each of the first clusters, before and after tuning.
+
+    Nothing for encoder-decoders, whose beginnings are another task.
+
+    Parameters
+    ----------
+    speakers : Speakers
+        Models and text.
+    experts_of : Mapping[str, Sequence[ExpertId]]
+        Experts of each cluster, whose own sub-model speaks; empty ones leave it to the merged model.
+    initial, values : ExpertArrays
+        Before and after.
+    count : int
+        Of each cluster; 0: none.
+    """
+    found: list[Completion] = []
+    for cluster, experts in list(experts_of.items())[:MOST_CLUSTERS] if count else ():
+        blocks = speakers.heldout(cluster)[:count]
+        length = min(BEGINNING_TOKENS, blocks.shape[1] // 2)
+        beginnings, rest = blocks[:, :length], blocks[:, length : length + NEW_TOKENS]
+        said = []
+        for arrays in (initial, values):
+            model = speakers.model_of(experts, arrays)
+            if is_encoder_decoder(model):
+                return ()
+            said.append(greedy(_last_logits(model), beginnings, rest.shape[1]))
+        for row in zip(beginnings, rest, *said, strict=True):
+            beginning, original, before, after = map(speakers.text, row)
+            found.append(
+                Completion(
+                    cluster=cluster, beginning=beginning, original=original, before=before, after=after
+                )
+            )
+    return tuple(found)
+
+
+def _last_logits(model: nn.Module) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
+    @torch.no_grad()
+    def last(tokens_BT: NDArray[np.int64]) -> NDArray[np.float32]:
+        model.eval()
+        with half_products(model):
+            logits = model(input_ids=token_batch(model, tokens_BT), use_cache=False).logits
+        return cast(NDArray[np.float32], logits[:, -1].float().cpu().numpy())
+
+    return last
+
+
+def greedy(
+    last_logits: Callable[[NDArray[np.int64]], NDArray[np.float32]], tokens_BT: NDArray[np.int64], count: int
+) -> NDArray[np.int64]:
+    """Return the ``count`` most likely next tokens after each row, one at a time.
+
+    No cache of keys: not every family's works under a sub-model, and these are few tokens.
+
+    Parameters
+    ----------
+    last_logits : callable
+        Token ids ``[B, T]`` -> logits ``[B, V]`` of the next token.
+    """
+    tokens = tokens_BT
+    for _ in range(count):
+        tokens = np.concatenate([tokens, last_logits(tokens).argmax(-1)[:, None].astype(np.int64)], axis=1)
+    return tokens[:, tokens_BT.shape[1] :]

@@ -1,0 +1,1 @@
+"""What a run uses of the machine: its environment, processes, ports, proxies and GPUs."""

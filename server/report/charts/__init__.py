@@ -1,0 +1,1 @@
+"""The charts of the report, each made from what a run recorded."""
