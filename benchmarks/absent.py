@@ -19,7 +19,6 @@ from scipy.optimize import linear_sum_assignment
 from transformers import AutoTokenizer
 
 from client.train import TrainSpec, train
-from demo.base_model import resolve_model_name
 from demo.corpus import domains
 from demo.packing import pack
 from moe.disk.layout import read_layout
@@ -29,6 +28,7 @@ from moe.submodel.absent import Absent
 from moe.submodel.load import load_full, load_submodel
 from moe.submodel.routing import routing_mass
 from moe.tuning.adapters import MergedModel, attach, get_arrays
+from scenario.model_name import resolve_model_name
 
 _RULES = get_args(Absent)
 _LENGTH_TOKENS = 64

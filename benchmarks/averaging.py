@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from benchmarks.absent import assign, read_blocks
 from client.train import TrainSpec, train
-from demo.base_model import resolve_model_name
 from moe.disk.layout import read_layout
 from moe.experts import ExpertArrays, ExpertId, Tuning
 from moe.factors import PROJECTIONS
 from moe.submodel.load import load_submodel
 from moe.tuning.adapters import attach, get_arrays, initial_arrays
 from moe.tuning.merge import lora_change
+from scenario.model_name import resolve_model_name
 from strategy.aggregation import WeightedDelta, merge_experts
 from strategy.staleness import polynomial
 

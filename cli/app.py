@@ -39,6 +39,14 @@ def demo(arguments: Rest = None) -> None:
     _end(main, arguments, "demo")
 
 
+@app.command("demo-real", context_settings=PASS_ON)
+def demo_real(arguments: Rest = None) -> None:
+    """Run the demo with a real language model: about ten minutes."""
+    from cli.demo_real import main
+
+    _end(main, arguments, "demo-real")
+
+
 @app.command(context_settings=PASS_ON)
 def resume(arguments: Rest = None) -> None:
     """Go on with a run that was stopped."""

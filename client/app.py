@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from client.client_state import ClientState, client_state
 from client.instructions import Instructions, read_instructions
 from client.train import TrainResult, train
-from moe.experts import ExpertArrays, ParameterKey
+from moe.experts import ExpertArrays, ExpertId, ParameterKey
 from moe.objective import mean_loss
 from moe.tuning.adapters import get_arrays, set_arrays
 from sim.grid.groups import each_of_group
@@ -73,7 +73,7 @@ def evaluate(message: Message, context: Context) -> Message:
     state = client_state(context)
     instructions = read_instructions(message, context, state.config, state.population)
     task = read_task(message)
-    model = state.submodel(frozenset(key.expert for key in task.values))
+    model = state.submodel(_kept(task, state))
     set_arrays(model, task.values)
     counts = [len(state.blocks(device)) for device in instructions.devices]
     batch = state.config.evaluate.batch_size
@@ -91,14 +91,22 @@ def _mean_over_devices(
     return (mean if start is None else start + mean).astype(np.float32)
 
 
+def _kept(task: TrainTask, state: ClientState) -> frozenset[ExpertId]:
+    """Return the experts that the sub-model of a task holds."""
+    frozen = state.frozen_experts if task.frozen is None else task.frozen
+    return frozen | {key.expert for key in task.values}
+
+
 def _tune_on(
     device: int, task: TrainTask, instructions: Instructions, state: ClientState
 ) -> tuple[TrainResult, ExpertArrays]:
     """Tune from the server's values on one device; returns the result and value minus start."""
-    model = state.submodel(frozenset(key.expert for key in task.values))
+    experts = _kept(task, state)
+    model = state.submodel(experts)
     set_arrays(model, task.values)
     share_s = instructions.wall_budget_s / len(instructions.devices)
     spec = state.train_spec(instructions.steps, share_s)
-    result = train(model, state.blocks(device), spec, [state.config.seed, device, task.dispatch])
+    lower = state.lower_layers(model, experts, device)
+    result = train(model, state.blocks(device), spec, [state.config.seed, device, task.dispatch], lower)
     tuned = get_arrays(model)
     return result, {key: tuned[key] - start for key, start in task.values.items()}

@@ -14,18 +14,20 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from client.lower_layers import KeptOutputs, LowerLayers
 from client.train import TrainSpec
-from demo.base_model import resolve_model_name
-from moe.disk.layout import trust_code_of
+from moe.disk.layout import read_layout, trust_code_of
 from moe.disk.tokens import load_tokenizer
+from moe.examples_apart import keeps_examples_apart
 from moe.experts import ExpertId, Tuning
 from moe.export.checkpoint import fingerprint
 from moe.submodel.routing import routing_mass
-from scenario.data.federated_text import FederatedText, pack
-from scenario.derive import population_from, text_from, tuning_from
+from scenario.data.federated_text import FederatedText
+from scenario.derive import block_form, population_from, text_from, tuning_from
+from scenario.model_name import resolve_model_name
 from scenario.settings.config import RunConfig, Scalar
 from scenario.settings.reading import read_config
-from scenario.tuned_models import TunedModels
+from scenario.tuned_models import MEGABYTE, TunedModels
 from sim.population import Population
 
 DEVICES_KEPT = 4096
@@ -49,6 +51,7 @@ class ClientState:
             trust_code_of(self.path)
         self.blocks = lru_cache(DEVICES_KEPT)(self._pack)
         self.mass = lru_cache(DEVICES_KEPT)(self._profile)
+        self._kept_outputs = KeptOutputs(int(config.train.kept_outputs_mb * MEGABYTE))
         self._models = TunedModels(config, self.path, self.tuning)
 
     @cached_property
@@ -59,7 +62,13 @@ class ClientState:
     @cached_property
     def tuning(self) -> Tuning:
         """How experts are tuned in this run."""
-        return tuning_from(self.config)
+        return tuning_from(self.config, read_layout(self.path, self.config.model.dtype).layers)
+
+    @cached_property
+    def frozen_experts(self) -> frozenset[ExpertId]:
+        """Every expert of the layers that are not tuned."""
+        layout = read_layout(self.path, self.config.model.dtype)
+        return frozenset(expert for expert in layout.experts if not self.tuning.tunes(expert.layer))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -73,6 +82,15 @@ class ClientState:
     def submodel(self, experts: frozenset[ExpertId]) -> nn.Module:
         """Return the sub-model of these experts; its tuned arrays have whatever values were set last."""
         return self._models.submodel(experts)
+
+    def lower_layers(
+        self, model: nn.Module, experts: frozenset[ExpertId], device_id: int
+    ) -> LowerLayers | None:
+        """Return what the frozen layers below the tuned ones give for a device; None where it is not kept."""
+        if not self._kept_outputs.max_bytes:
+            return None
+        frozen = frozenset(expert for expert in experts if not self.tuning.tunes(expert.layer))
+        return LowerLayers(model, self._kept_outputs, (device_id, frozen)) or None
 
     def train_spec(self, steps: int, wall_budget_s: float) -> TrainSpec:
         """Return how to train for so many steps, or for so long."""
@@ -98,18 +116,22 @@ class ClientState:
         return load_tokenizer(self.path)
 
     def _pack(self, device_id: int) -> NDArray[np.int64]:
-        """Return the device's token blocks [N, T]."""
-        return pack(
-            self._tokenizer,
-            self._text.device_texts(device_id),
-            sequence_length=self.config.data.sequence_length,
-            more=self._text.more_device_texts(device_id),
-        )
+        """Return the device's token blocks [N, T], of examples [N, 3, T]."""
+        several = self._text.holds_examples and self._keeps_apart
+        return self._text.pack_device(self._tokenizer, device_id, block_form(self.config), several=several)
+
+    @cached_property
+    def _keeps_apart(self) -> bool:
+        return keeps_examples_apart(self._models.streamed())
 
     def _profile(self, device_id: int) -> tuple[NDArray[np.float64], ...]:
         """Return the gate mass [E] per MoE layer of a sample of the device's blocks."""
         sample_NT = torch.from_numpy(self.blocks(device_id)[: self.config.profile.examples])
-        return tuple(routing_mass(self._models.streamed(), sample_NT.split(self.config.evaluate.batch_size)))
+        batches = sample_NT.split(self.config.evaluate.batch_size)
+        if sample_NT.ndim == 3:
+            # One by one, without their padding, which would count too.
+            batches = tuple(block[None, :, : int((block[2] > 0).sum())] for block in sample_NT)
+        return tuple(routing_mass(self._models.streamed(), batches))
 
 
 def client_state(context: Context) -> ClientState:

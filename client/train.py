@@ -5,8 +5,10 @@ Shape legend: N blocks held, B blocks of a batch, T tokens of a block.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,9 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from client.lower_layers import LowerLayers
 from moe.half_precision import half_products
-from moe.objective import language_model_loss, token_batch
+from moe.objective import language_model_loss, num_predicted, token_batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +67,13 @@ class TrainResult:
     num_examples: int
 
 
-def train(model: nn.Module, blocks_NT: NDArray[np.int64], spec: TrainSpec, seed: list[int]) -> TrainResult:
+def train(
+    model: nn.Module,
+    blocks_NT: NDArray[np.int64],
+    spec: TrainSpec,
+    seed: list[int],
+    lower: LowerLayers | None = None,
+) -> TrainResult:
     """Tune the trainable parameters of ``model`` in place.
 
     Parameters
@@ -77,6 +86,8 @@ def train(model: nn.Module, blocks_NT: NDArray[np.int64], spec: TrainSpec, seed:
         See there.
     seed : list of int
         Seeds the order of the blocks and dropout.
+    lower : LowerLayers, optional
+        What the layers below the lowest tuned one give for these blocks; without it they run in every step.
 
     Raises
     ------
@@ -94,7 +105,9 @@ def train(model: nn.Module, blocks_NT: NDArray[np.int64], spec: TrainSpec, seed:
         while len(losses) < spec.steps:
             rows = next(batches)
             tokens_BT = token_batch(model, blocks_NT[rows])
-            losses.append(_step(model, tokens_BT, spec, optimizer, scaler, f"local step {len(losses) + 1}"))
+            below_BTH = lower.outputs(tokens_BT, rows.tolist()) if lower else None
+            backward = partial(_backward, model, tokens_BT, spec.micro_batches, scaler, lower, below_BTH)
+            losses.append(_step(backward, spec, optimizer, scaler, f"local step {len(losses) + 1}"))
             seen.update(int(row) for row in rows)
             if time.monotonic() - began_s >= spec.wall_budget_s:
                 break
@@ -112,8 +125,7 @@ def _loss_scaler(model: nn.Module) -> GradScaler:
 
 
 def _step(
-    model: nn.Module,
-    tokens_BT: Tensor,
+    backward: Callable[[], float],
     spec: TrainSpec,
     optimizer: torch.optim.Optimizer,
     scaler: GradScaler,
@@ -126,7 +138,7 @@ def _step(
     """
     while True:
         optimizer.zero_grad()
-        loss = _backward(model, tokens_BT, spec.micro_batches, scaler)
+        loss = backward()
         if not math.isfinite(loss):
             raise ValueError(
                 f"the training loss became {loss} at {where}; "
@@ -149,13 +161,23 @@ def _step(
             )
 
 
-def _backward(model: nn.Module, tokens_BT: Tensor, num_parts: int, scaler: GradScaler) -> float:
+def _backward(
+    model: nn.Module,
+    tokens_BT: Tensor,
+    num_parts: int,
+    scaler: GradScaler,
+    lower: LowerLayers | None,
+    below_BTH: Tensor | None,
+) -> float:
     """Add up the scaled gradient of the mean loss of a batch, part by part, and return that loss."""
     total = 0.0
-    for part_BT in tokens_BT.tensor_split(min(num_parts, len(tokens_BT))):
-        # All blocks predict as many tokens: a part's share of the blocks is its share of the mean.
-        with half_products(model):
-            loss = language_model_loss(model, part_BT) * (len(part_BT) / len(tokens_BT))
+    num_parts = min(num_parts, len(tokens_BT))
+    below = [None] * num_parts if below_BTH is None else below_BTH.tensor_split(num_parts)
+    for part_BT, part_BTH in zip(tokens_BT.tensor_split(num_parts), below, strict=True):
+        skipped = nullcontext() if lower is None or part_BTH is None else lower.skipped(part_BTH)
+        # A part's share of the predicted tokens is its share of the mean.
+        with half_products(model), skipped:
+            loss = language_model_loss(model, part_BT) * (num_predicted(part_BT) / num_predicted(tokens_BT))
             scaler.scale(loss).backward()
         total += loss.item()
     return total

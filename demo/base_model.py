@@ -27,19 +27,6 @@ _REPORT_INTERVAL_S = 2.0
 _SEALED = "sealed"
 
 
-def resolve_model_name(name: str, progress: Report = print) -> str:
-    """Return the path of the demo model for ``"demo"``, made if need be; any other name as it is.
-
-    Parameters
-    ----------
-    name : str
-        ``"demo"``, a local path or a name on the Hugging Face hub.
-    progress : Callable[[str], None]
-        As for `ensure_base_model`.
-    """
-    return str(ensure_base_model(progress)) if name == "demo" else name
-
-
 def ensure_base_model(progress: Report, recipe: Recipe = DEFAULT) -> Path:
     """Return the folder of the demo model, making it at the first call on this machine.
 

@@ -67,6 +67,8 @@ class Tuning:
         Whether the experts' own rows of the router are tuned too, with any method.
     seed : int
         Seeds every ``A`` together with its parameter key.
+    layers : tuple[int, ...] or None
+        Decoder layers whose experts are tuned; None = all. Kept experts of the others stay as they are.
 
     Raises
     ------
@@ -81,6 +83,7 @@ class Tuning:
     lora_rslora: bool = False
     router_rows: bool = False
     seed: int = 0
+    layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
@@ -97,6 +100,10 @@ class Tuning:
             faults.append("lora_rslora needs a LoRA method, got 'full', which has no adapter to scale")
         if faults:
             raise ValueError("tuning of experts: " + "; ".join(faults))
+
+    def tunes(self, layer: int) -> bool:
+        """Tell whether the experts of a decoder layer are tuned."""
+        return self.layers is None or layer in self.layers
 
     @property
     def scale(self) -> float:

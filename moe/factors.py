@@ -99,6 +99,8 @@ def check_arrays(
     for key, value in arrays.items():
         if not 0 <= key.index < layout.num_experts.get(key.layer, 0):
             faults.append(f"{label(key)}: no such expert")
+        elif not tuning.tunes(key.layer):
+            faults.append(f"{label(key)}: its layer is not tuned")
         elif key.name not in shapes:
             faults.append(f"{label(key)}: not tuned by {tuning.method!r}, which has {', '.join(shapes)}")
         elif value.shape != shapes[key.name]:

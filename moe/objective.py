@@ -27,13 +27,16 @@ def language_model_inputs(model: nn.Module, tokens_BT: Tensor) -> dict[str, Any]
     model : nn.Module
         A model of transformers, through any PEFT wrapping.
     tokens_BT : Tensor
-        Token ids, no padding; T >= 2.
+        Token ids, no padding; T >= 2. Or blocks of examples ``[B, 3, T]``: token ids, whether each is
+        predicted, and the number of its example within the block (0 = padding, always last).
 
     Raises
     ------
     ValueError
         If the blocks are too short to predict anything.
     """
+    if tokens_BT.ndim == 3:
+        return _example_inputs(model, tokens_BT)
     length = tokens_BT.shape[1]
     if length < 2:
         raise ValueError(f"a block needs at least 2 tokens to predict one from another, got {length}")
@@ -45,6 +48,48 @@ def language_model_inputs(model: nn.Module, tokens_BT: Tensor) -> dict[str, Any]
         "labels": tokens_BT[:, length // 2 :].contiguous(),
         "use_cache": False,
     }
+
+
+_IGNORED = -100
+"""The label that transformers, and torch's cross-entropy, leave out."""
+
+
+def _example_inputs(model: nn.Module, rows_B3T: Tensor) -> dict[str, Any]:
+    tokens_BT, predicted_BT, example_BT = rows_B3T.unbind(dim=1)
+    if is_encoder_decoder(model):
+        context_BT = (example_BT > 0) & (predicted_BT == 0)
+        prompt_BT, seen_BT = _left(tokens_BT, context_BT, 0)
+        labels_BT, _ = _left(tokens_BT, predicted_BT > 0, _IGNORED)
+        return {"input_ids": prompt_BT, "attention_mask": seen_BT, "labels": labels_BT, "use_cache": False}
+    inputs = {
+        "input_ids": tokens_BT,
+        "labels": tokens_BT.where(predicted_BT > 0, _IGNORED),
+        "use_cache": False,
+    }
+    if example_BT.max() > 1:
+        # From positions that start anew transformers makes masks under which no example sees another.
+        index_T = torch.arange(example_BT.shape[1], device=example_BT.device)
+        is_start_BT = example_BT.diff(dim=1, prepend=example_BT[:, :1] - 1) != 0
+        inputs["position_ids"] = index_T - (index_T * is_start_BT).cummax(dim=1).values
+    return inputs
+
+
+def _left(tokens_BT: Tensor, chosen_BT: Tensor, filler: int) -> tuple[Tensor, Tensor]:
+    """Return the chosen tokens of each row from the left on, filled up, and where they are."""
+    order_BT = chosen_BT.long().argsort(dim=1, descending=True, stable=True)
+    longest = max(1, int(chosen_BT.sum(dim=1).max()))
+    there_BT = chosen_BT.gather(1, order_BT)[:, :longest]
+    return tokens_BT.gather(1, order_BT)[:, :longest].where(there_BT, filler), there_BT.long()
+
+
+def num_predicted(tokens_BT: Tensor) -> int:
+    """Return the weight of blocks in a mean over predicted tokens.
+
+    Of examples their number; blocks of plain text all predict as many, so there it is that of the blocks.
+    """
+    if tokens_BT.ndim == 3:
+        return int(tokens_BT[:, 1].sum())
+    return len(tokens_BT)
 
 
 def language_model_loss(model: nn.Module, tokens_BT: Tensor) -> Tensor:
@@ -75,8 +120,8 @@ def mean_loss(model: nn.Module, blocks_NT: NDArray[np.int64], batch_size: int) -
     for start in range(0, len(blocks_NT), batch_size):
         tokens_BT = token_batch(model, blocks_NT[start : start + batch_size])
         with half_products(model):
-            total += language_model_loss(model, tokens_BT).item() * len(tokens_BT)
-    return total / len(blocks_NT)
+            total += language_model_loss(model, tokens_BT).item() * num_predicted(tokens_BT)
+    return total / num_predicted(torch.from_numpy(blocks_NT))
 
 
 def token_batch(model: nn.Module, blocks_BT: NDArray[np.int64]) -> Tensor:

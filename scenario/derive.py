@@ -1,7 +1,9 @@
 """From the run configuration to the rooms' own values; server and clients derive the same ones."""
 
+from collections.abc import Sequence
+
 from moe.experts import Tuning
-from scenario.data.federated_text import FederatedText, load_federated_text
+from scenario.data.federated_text import BlockForm, FederatedText, load_federated_text
 from scenario.settings.config import RunConfig
 from sim.population import Cluster, Population, build_population
 from sim.sites import default_clusters, read_sites
@@ -52,11 +54,30 @@ def text_from(config: RunConfig, population: Population) -> FederatedText:
         population=population,
         heldout_share=settings.heldout_share,
         seed=config.seed,
+        prompt_column=settings.prompt_column,
+        response_column=settings.response_column,
+        messages_column=settings.messages_column,
     )
 
 
-def tuning_from(config: RunConfig) -> Tuning:
-    """Return how experts are tuned."""
+def block_form(config: RunConfig) -> BlockForm:
+    """Return what token blocks are like."""
+    return BlockForm(sequence_length=config.data.sequence_length, long_examples=config.data.long_examples)
+
+
+def tuning_from(config: RunConfig, layers: Sequence[int]) -> Tuning:
+    """Return how experts are tuned.
+
+    Parameters
+    ----------
+    layers : Sequence[int]
+        Decoder layers of the base that have experts, ascending.
+
+    Raises
+    ------
+    ValueError
+        If ``train.layers`` names others.
+    """
     settings = config.train
     return Tuning(
         method=settings.method,
@@ -66,4 +87,32 @@ def tuning_from(config: RunConfig) -> Tuning:
         lora_rslora=settings.lora_rslora,
         router_rows=settings.router_rows,
         seed=config.seed,
+        layers=tuned_layers(settings.layers, layers),
     )
+
+
+def tuned_layers(choice: str, layers: Sequence[int]) -> tuple[int, ...] | None:
+    """Return the decoder layers that ``train.layers`` names, ascending; None for all.
+
+    Raises
+    ------
+    ValueError
+        If some of them have no experts, or there are fewer than asked for.
+    """
+    if choice == "all":
+        return None
+    if choice.startswith("last "):
+        count = int(choice.removeprefix("last "))
+        if count > len(layers):
+            raise ValueError(
+                f'train.layers must be at most the layers with experts, got "{choice}" of {len(layers)}; '
+                'lower it, or choose "all"'
+            )
+        return tuple(layers[-count:])
+    named = sorted({int(layer) for layer in choice.split(",")})
+    if foreign := [layer for layer in named if layer not in layers]:
+        raise ValueError(
+            f"train.layers must name decoder layers that have experts, got {', '.join(map(str, foreign))}; "
+            f"those of this model are {', '.join(map(str, layers))}"
+        )
+    return tuple(named)

@@ -6,6 +6,7 @@ full router (docs/design.md).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from hashlib import sha256
 from typing import Any
 
@@ -15,10 +16,12 @@ from torch import nn
 
 from moe.device import choose_device
 from moe.disk.tokens import load_tokenizer
+from moe.examples_apart import keeps_examples_apart
 from moe.experts import ExpertArrays, ExpertId, Tuning
 from moe.objective import mean_loss
 from moe.tuning.adapters import MergedModel, set_arrays
-from scenario.data.federated_text import FederatedText, pack
+from scenario.data.federated_text import FederatedText
+from scenario.derive import block_form
 from scenario.settings.config import RunConfig
 from scenario.tuned_models import TunedModels
 
@@ -46,16 +49,15 @@ class Evaluator:
         tokenizer = self._tokenizer = load_tokenizer(path)
         self._config, self._path, self._tuning = config, path, tuning
         self._dtype = config.model.dtype
-        self._heldout: Mapping[str, NDArray[np.int64]] = {
-            name: pack(
-                tokenizer,
-                text.heldout_texts(name),
-                sequence_length=config.data.sequence_length,
-                max_examples=config.data.heldout_examples,
-                more=text.more_heldout_texts(name),
-            )
-            for name in clusters
-        }
+        self._several: bool | None = None if text.holds_examples else False
+
+        def pack(several: bool) -> Mapping[str, NDArray[np.int64]]:
+            form, most = block_form(config), config.data.heldout_examples
+            return {
+                name: text.pack_heldout(tokenizer, name, form, most, several=several) for name in clusters
+            }
+
+        self._pack = cache(pack)
         self._merged: MergedModel | None = None
         self._submodels = TunedModels(config, path, tuning)
         # The values that a run begins and ends with are measured twice: as it goes, and for its summary. And
@@ -81,11 +83,11 @@ class Evaluator:
 
     def _measure_merged(self, values: ExpertArrays) -> dict[str, float]:
         model, batch = self.merged_with(values), self._config.evaluate.batch_size
-        return {name: mean_loss(model, rows, batch) for name, rows in self._heldout.items()}
+        return {name: mean_loss(model, rows, batch) for name, rows in self._blocks(model).items()}
 
     def _measure_submodel(self, cluster: str, experts: tuple[ExpertId, ...], own: ExpertArrays) -> float:
         model = self.submodel_with(experts, own)
-        return mean_loss(model, self._heldout[cluster], self._config.evaluate.batch_size)
+        return mean_loss(model, self._blocks(model)[cluster], self._config.evaluate.batch_size)
 
     def merged_with(self, values: ExpertArrays) -> nn.Module:
         """Return the merged model with these values; it is the same model at every call."""
@@ -109,8 +111,15 @@ class Evaluator:
         return self.submodel_with(tuple(experts), values) if experts else self.merged_with(values)
 
     def heldout(self, cluster: str) -> NDArray[np.int64]:
-        """Return the held-out blocks of a cluster, token ids ``[N, T]``."""
-        return self._heldout[cluster]
+        """Return the held-out blocks of a cluster, token ids ``[N, T]``; of examples with their padding."""
+        blocks = self._pack(False)[cluster]
+        return blocks[:, 0] if blocks.ndim == 3 else blocks
+
+    def _blocks(self, model: nn.Module) -> Mapping[str, NDArray[np.int64]]:
+        """Return the held-out blocks by cluster; of examples, several in one if a model keeps them apart."""
+        if self._several is None:
+            self._several = keeps_examples_apart(model)
+        return self._pack(self._several)
 
     def text(self, tokens: NDArray[np.int64]) -> str:
         """Return token ids as people read them."""

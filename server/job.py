@@ -88,7 +88,7 @@ def prepare(config: RunConfig, say: Callable[[str], None]) -> Job:
     """
     world = read_world(config, say)
     path, layout = read_model(config, world, say)
-    tuning = tuning_from(config)
+    tuning = tuning_from(config, layout.layers)
     return Job(
         config=config,
         population=world.population,

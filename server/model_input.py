@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import psutil
 
-from demo.base_model import ensure_base_model, resolve_model_name
 from moe.device import choose_device
 from moe.disk.layout import layout_of, open_storage, read_layout, trust_code_of
 from moe.disk.tokens import check_tokens, load_tokenizer
 from moe.experts import ExpertLayout
 from moe.families.blocks import TESTED_FAMILIES
 from moe.inspect.selftest import check
-from scenario.data.federated_text import check_blocks
+from scenario.data.check_blocks import check_blocks
+from scenario.model_name import resolve_model_name
 from scenario.settings.config import RunConfig
 from server.inputs import World
 from server.screen.ascii_screen import alarm
@@ -38,9 +38,7 @@ def read_model(config: RunConfig, world: World, say: Callable[[str], None]) -> t
         If the device, the checkpoint, its tokenizer or its size cannot be used, or a device's text is short.
     """
     choose_device(config.model.device)  # refused now, not when the first model is loaded
-    if config.model.name == "demo":
-        ensure_base_model(say)
-    path = str(resolve_model_name(config.model.name))
+    path = resolve_model_name(config.model.name, say)
     if config.model.trust_remote_code and trust_code_of(path):
         say(alarm(f"CODE THAT CAME WITH THE CHECKPOINT RUNS HERE AND ON EVERY DEVICE: {path}"))
     storage = open_storage(path, config.model.dtype, config.model.hold)

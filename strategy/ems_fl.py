@@ -145,7 +145,9 @@ class EmsFl(Strategy):
             if profile is None or profile.cluster in state.arrivals:
                 continue
             if values := newest.get(profile.cluster):
-                messages.append(train_instruction(node_id, values, state.dispatches.get(node_id, 0)))
+                frozen = set(state.assignment.experts[profile.cluster]) - {key.expert for key in values}
+                dispatch = state.dispatches.get(node_id, 0)
+                messages.append(train_instruction(node_id, values, dispatch, frozen))
         return messages
 
     @override

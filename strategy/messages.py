@@ -6,7 +6,7 @@ client also answers a stock ``FedAvg``. Arrays are named ``layer.expert.name``.
 """
 
 import math
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,7 +14,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from moe.experts import ExpertArrays, ParameterKey
+from moe.experts import ExpertArrays, ExpertId, ParameterKey
 
 ARRAYS = "arrays"
 CONFIG = "config"
@@ -63,11 +63,14 @@ class TrainTask:
         How many times this node has been asked before; seeds the order of its data.
     reply_with : str
         ``delta`` (value minus start) or ``values`` (for strategies that average models).
+    frozen : frozenset of ExpertId or None
+        Experts to keep in layers that are not tuned; None where the message does not say: all of them.
     """
 
     values: ExpertArrays
     dispatch: int
     reply_with: str
+    frozen: frozenset[ExpertId] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,9 +171,14 @@ def read_profile(reply: Message) -> Profile:
     return profile
 
 
-def train_instruction(node_id: int, values: ExpertArrays, dispatch: int) -> Message:
-    """Return the order to train the experts in ``values``."""
+def train_instruction(
+    node_id: int, values: ExpertArrays, dispatch: int, frozen: Iterable[ExpertId] = ()
+) -> Message:
+    """Return the order to train the experts in ``values`` beside frozen ones of other layers."""
     config = ConfigRecord({"dispatch": dispatch, "reply-with": "delta"})
+    # Said only where there are any: bytes that tell nothing would cross every window.
+    if named := [f"{expert.layer}.{expert.index}" for expert in sorted(frozen)]:
+        config["frozen"] = named
     content = RecordDict({ARRAYS: encode_arrays(values), CONFIG: config})
     return Message(content, node_id, MessageType.TRAIN)
 
@@ -189,6 +197,7 @@ def read_task(instruction: Message) -> TrainTask:
         values=decode_arrays(arrays),
         dispatch=int(cast(int, dispatch)),
         reply_with=str(config.get("reply-with", "values")),
+        frozen=_experts(cast(list[str], config["frozen"])) if "frozen" in config else None,
     )
 
 
@@ -275,6 +284,11 @@ def _present(message: Message, name: str, records: Container[str]) -> str:
     if name not in records:
         raise ValueError(f"a {message.metadata.message_type} message lacks its record {name!r}")
     return name
+
+
+def _experts(names: Iterable[str]) -> frozenset[ExpertId]:
+    pairs = [name.partition(".") for name in names]
+    return frozenset(ExpertId(int(layer), int(index)) for layer, _, index in pairs)
 
 
 def _name(key: ParameterKey) -> str:

@@ -36,17 +36,18 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "strategy": ("moe.experts",),
     # the embedded default
     "demo": (),
+    "demo.real": ("demo",),
     # the run: what server and devices derive alike
     "scenario.tables": (),
     "scenario.settings": ("scenario.tables", "sim"),
     "scenario.data": ("scenario.tables", "sim", "demo"),
     "scenario": (
-        *("scenario.settings", "scenario.data"),
+        *("scenario.settings", "scenario.data", "demo", "demo.real"),
         *("moe", "moe.disk", "moe.submodel", "moe.tuning", "sim", "sim.plans", "sim.plan_files"),
     ),
     # side by side: neither imports the other
     "client": (
-        *("scenario", "scenario.settings", "scenario.data", "strategy", "demo"),
+        *("scenario", "scenario.settings", "scenario.data", "strategy"),
         *("moe", "moe.disk", "moe.submodel", "moe.tuning", "moe.export", "sim", "sim.grid"),
     ),
     "server.screen": (),
@@ -67,7 +68,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
             "scenario.data",
             "strategy",
         ),
-        *("demo", "moe", "moe.families", "moe.disk", "moe.tuning", "moe.export", "moe.inspect", "sim"),
+        *("moe", "moe.families", "moe.disk", "moe.tuning", "moe.export", "moe.inspect", "sim"),
         *("sim.plans", "sim.grid"),
     ),
     # the app without Flower's processes: brings the two apps together, as Flower does
@@ -78,7 +79,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("scenario.settings", "scenario.tables"),
     ),
     # one command over all
-    "cli": ("server.launch", "server.machine", "server.report", "moe.inspect", "moe.export", "sim.contacts"),
+    "cli": (
+        *("server.launch", "server.machine", "server.report", "moe.inspect", "moe.export", "sim.contacts"),
+        *("scenario.data", "demo", "demo.real"),
+    ),
 }
 ROOMS = tuple(dict.fromkeys(folder.split(".")[0] for folder in MAY_IMPORT))
 READING_ORDER = ("strategy", "sim", "moe", "scenario", "client", "server", "engine", "demo", "cli")

@@ -61,7 +61,7 @@ def attach(model: PreTrainedModel, tuning: Tuning) -> PeftModel | PreTrainedMode
     ValueError
         If ``full`` is asked of weights that are held packed.
     """
-    modules = expert_subsets(model)
+    modules = [module for module in expert_subsets(model) if tuning.tunes(module.layer)]
     if tuning.method == "full" and any(isinstance(layer, PackedLinear) for layer in model.modules()):
         raise ValueError(
             "tuning 'full' trains the weights themselves, which are held in the file's few bits; load the "
@@ -92,7 +92,7 @@ def _attach_experts(
         lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=tuning.lora_dropout,
         use_rslora=tuning.lora_rslora,
-        target_modules=r".*\.e\d+\.fc_(in|out)",
+        target_modules=_targets(model, modules),
     )
     # PEFT draws an A that is overwritten below; the caller's random stream is none of its business.
     with torch.random.fork_rng(devices=[]), quiet_peft():
@@ -107,6 +107,23 @@ def _attach_experts(
             layer.lora_B[_ADAPTER].get_parameter("weight").zero_()
         layer.lora_A[_ADAPTER].requires_grad_(tuning.method == "lora")
     return adapted
+
+
+def _targets(model: PreTrainedModel, modules: Sequence[ExpertSubset]) -> str | list[str]:
+    """Return what PEFT is to adapt: the kept experts of all layers, or of these alone.
+
+    Of one name for many, PEFT 0.21 takes the last parts only in families whose experts it knows to be
+    fused: that is every layer. So where it is not every layer, each is named in full.
+    """
+    if len(modules) == len(expert_subsets(model)):
+        return r".*\.e\d+\.fc_(in|out)"
+    paths = {module: path for path, module in model.named_modules()}
+    return [
+        f"{paths[module]}.e{index}.{name}"
+        for module in modules
+        for index in module.kept
+        for name in PROJECTIONS
+    ]
 
 
 def set_arrays(model: nn.Module, arrays: ExpertArrays) -> None:
@@ -144,7 +161,7 @@ def get_arrays(model: nn.Module) -> ExpertArrays:
 def initial_arrays(
     source: ExpertLayout | str | Path, tuning: Tuning, experts: Iterable[ExpertId]
 ) -> ExpertArrays:
-    """Return the values of a run's start, for the given experts.
+    """Return the values of a run's start, for those of the given experts whose layers are tuned.
 
     Parameters
     ----------
@@ -161,6 +178,7 @@ def initial_arrays(
     ValueError
         If ``full`` is asked of a layout, which has no values.
     """
+    experts = [expert for expert in experts if tuning.tunes(expert.layer)]
     if tuning.method != "full":
         layout = source if isinstance(source, ExpertLayout) else read_layout(source)
         shapes = tuned_shapes(layout, tuning)
@@ -219,10 +237,11 @@ def _tuned(model: nn.Module) -> dict[ParameterKey, nn.Parameter]:
 def _lora_layers(model: nn.Module) -> dict[ParameterKey, LoraLayer]:
     """Return PEFT's layers; ``name`` of the key is the projection."""
     return {
-        ParameterKey(module.layer, index, name): getattr(module.expert(index), name)
+        ParameterKey(module.layer, index, name): layer
         for module in expert_subsets(model)
         for index in module.kept
         for name in PROJECTIONS
+        if isinstance(layer := getattr(module.expert(index), name), LoraLayer)
     }
 
 

@@ -33,7 +33,7 @@ def kept_expert_bytes(layout: ExpertLayout, tuning: Tuning) -> dict[int, int]:
     Returns
     -------
     dict[int, int]
-        Decoder layer -> bytes.
+        Decoder layer -> bytes; of a layer that is not tuned, those of the frozen weights.
 
     Raises
     ------
@@ -41,11 +41,15 @@ def kept_expert_bytes(layout: ExpertLayout, tuning: Tuning) -> dict[int, int]:
         As `moe.factors.tuned_shapes`.
     """
     added = FLOAT32_BYTES * _num_tuned(layout, tuning)
-    if tuning.method == "full":
-        return dict.fromkeys(layout.layers, added)
     if tuning.method == "ffa":
         added += FLOAT32_BYTES * tuning.lora_rank * sum(width for _, width in layout.shapes.values())
-    return {layer: layout.expert_bytes[layer] + added for layer in layout.layers}
+    held = {
+        layer: (0 if tuning.method == "full" else layout.expert_bytes[layer]) + added
+        for layer in layout.layers
+    }
+    return {
+        layer: count if tuning.tunes(layer) else layout.expert_bytes[layer] for layer, count in held.items()
+    }
 
 
 def tuned_expert_bytes(layout: ExpertLayout, tuning: Tuning, optimizer: str) -> dict[int, int]:
@@ -74,7 +78,10 @@ def tuned_expert_bytes(layout: ExpertLayout, tuning: Tuning, optimizer: str) -> 
     if optimizer not in STATE_ARRAYS:
         raise ValueError(f"train.optimizer must be one of {', '.join(STATE_ARRAYS)}, got {optimizer!r}")
     moving = FLOAT32_BYTES * _num_tuned(layout, tuning) * (1 + STATE_ARRAYS[optimizer])
-    return {layer: kept + moving for layer, kept in kept_expert_bytes(layout, tuning).items()}
+    return {
+        layer: kept + moving * tuning.tunes(layer)
+        for layer, kept in kept_expert_bytes(layout, tuning).items()
+    }
 
 
 def _num_tuned(layout: ExpertLayout, tuning: Tuning) -> int:

@@ -6,24 +6,30 @@ same texts without talking to the others.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from demo.packing import pack
 from scenario.data import partition
 from scenario.data.deal import ClusterPart, deal
+from scenario.data.examples import PLAIN_NOTE, LongExamples, pack_examples, render
 from scenario.data.text_source import read_texts
 from scenario.tables.table import some
 from sim.population import Population
 
-__all__ = ["PARTITIONERS", "FederatedText", "check_blocks", "load_federated_text", "pack"]
+__all__ = ["PARTITIONERS", "BlockForm", "FederatedText", "load_federated_text", "pack"]
 
 PARTITIONERS = ("domain", "iid", "dirichlet")
 
-_LONGEST_TOKEN_CHARS = 32
-"""No tokenizer's mean token is longer, runs of blanks in source code included."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockForm:
+    """What token blocks are like: their length, and what becomes of an example that is longer."""
+
+    sequence_length: int
+    long_examples: LongExamples = "truncate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +42,16 @@ class FederatedText:
         Domain of each cluster in the population's order; "mixed" where a partitioner mixes them.
     notes : tuple[str, ...]
         What a person should know about the deal, such as domains nobody got; often empty.
+    holds_examples : bool
+        Whether texts are examples of `scenario.data.examples`.
+    places : Sequence[str]
+        Where each text stands in its source; empty for embedded text.
     """
 
     domains: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    holds_examples: bool = False
+    places: Sequence[str] = field(default=(), repr=False)
     _seed: int
     _texts: Sequence[str] = field(repr=False)
     _parts: Sequence[ClusterPart] = field(repr=False)
@@ -98,6 +110,76 @@ class FederatedText:
         given = set(self._parts[position].heldout.tolist())
         return self._more([self._parts[other].heldout for other in self._kin[position]], given, rng)
 
+    def pack_device(
+        self, tokenizer: PreTrainedTokenizerBase, device_id: int, form: BlockForm, *, several: bool
+    ) -> NDArray[np.int64]:
+        """Return the token blocks of a device, ``[N, T]`` or of examples ``[N, 3, T]``.
+
+        Parameters
+        ----------
+        form : BlockForm
+            What blocks are like.
+        several : bool
+            Whether the model keeps several examples of one block apart.
+        """
+        texts = self.device_texts(device_id)
+        return self._pack(tokenizer, texts, self.more_device_texts(device_id), form, 0, several)
+
+    def pack_heldout(
+        self, tokenizer: PreTrainedTokenizerBase, cluster: str, form: BlockForm, most: int, *, several: bool
+    ) -> NDArray[np.int64]:
+        """Return at most so many token blocks that a cluster holds out; as `pack_device`."""
+        texts = self.heldout_texts(cluster)
+        return self._pack(tokenizer, texts, self.more_heldout_texts(cluster), form, most, several)
+
+    def _pack(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        texts: Sequence[str],
+        more: Iterator[str],
+        form: BlockForm,
+        most: int,
+        several: bool,
+    ) -> NDArray[np.int64]:
+        length = form.sequence_length
+        if not self.holds_examples:
+            return pack(tokenizer, texts, sequence_length=length, max_examples=most, more=more)
+        return pack_examples(
+            tokenizer,
+            texts,
+            sequence_length=length,
+            max_examples=most,
+            rule=form.long_examples,
+            several=several,
+        )
+
+    def check_examples(self, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+        """Refuse examples that cannot be rendered, before anything is trained on them.
+
+        Returns
+        -------
+        tuple[str, ...]
+            What a person should know; empty where the tokenizer has a chat template.
+
+        Raises
+        ------
+        ValueError
+            Naming the first rows and why.
+        """
+        used = {int(index) for part in self._parts for index in (*part.training, *part.heldout)}
+        faults = []
+        for index in sorted(used):
+            try:
+                render(tokenizer, self._texts[index])
+            except ValueError as fault:
+                faults.append(f"{self.places[index]} {fault}")
+        if faults:
+            raise ValueError(
+                f"data: {some(faults)}; leave out these rows, or use a checkpoint whose chat template takes "
+                "them"
+            )
+        return () if getattr(tokenizer, "chat_template", None) else (PLAIN_NOTE,)
+
     def _place(self, device_id: int) -> tuple[int, int]:
         if device_id not in self._places:
             known = f"0 to {max(self._places)}" if self._places else "none"
@@ -131,6 +213,9 @@ def load_federated_text(
     population: Population,
     heldout_share: float,
     seed: int,
+    prompt_column: str = "",
+    response_column: str = "",
+    messages_column: str = "",
 ) -> FederatedText:
     """Read a data source and deal its texts to the population.
 
@@ -154,6 +239,8 @@ def load_federated_text(
         Part of each cluster's texts held out, in (0, 1); at least one text.
     seed : int
         >= 0; seeds every draw.
+    prompt_column, response_column, messages_column : str
+        Of examples, in place of ``text_column``; see `scenario.data.text_source.read_texts`.
 
     Returns
     -------
@@ -175,6 +262,9 @@ def load_federated_text(
         label_column=label_column,
         split=split,
         needs={"domain": "domain", "dirichlet": "label"}.get(partitioner, ""),
+        prompt_column=prompt_column,
+        response_column=response_column,
+        messages_column=messages_column,
     )
     dealt = deal(
         found,
@@ -188,6 +278,8 @@ def load_federated_text(
     return FederatedText(
         domains=dealt.domains,
         notes=(*found.notes, *dealt.notes),
+        holds_examples=bool(response_column or messages_column),
+        places=found.places,
         _seed=seed,
         _texts=found.texts,
         _parts=dealt.parts,
@@ -221,69 +313,3 @@ def _check_settings(partitioner: str, dirichlet_alpha: float, heldout_share: flo
         faults.append(f"seed must be >= 0, got {seed}")
     if faults:
         raise ValueError("data: " + "; ".join(faults))
-
-
-def check_blocks(
-    text: FederatedText, tokenizer: PreTrainedTokenizerBase, population: Population, *, sequence_length: int
-) -> tuple[str, ...]:
-    """Refuse a deal in which a device or a held-out set does not fill one block of tokens.
-
-    A holder whose own texts are too short takes further ones, as `pack` does with ``more``. Only what is
-    short is tokenised, and each text once, so that this is quick however many devices there are.
-
-    Returns
-    -------
-    tuple[str, ...]
-        What a person should know, such as how many devices take further texts; often empty.
-
-    Raises
-    ------
-    ValueError
-        If any does not; says which and what to change.
-    """
-
-    @cache
-    def num_tokens(item: str) -> int:
-        return len(tokenizer(item, add_special_tokens=False, verbose=False)["input_ids"]) + 1
-
-    def fill(texts: Sequence[str], more: Iterator[str]) -> tuple[int, bool]:
-        """Return the tokens of a holder, and whether they are not all its own; stops at one block."""
-        if sum(map(len, texts)) >= _LONGEST_TOKEN_CHARS * sequence_length:
-            return sequence_length, False
-        own = total = sum(map(num_tokens, texts))
-        while total < sequence_length and (further := next(more, None)) is not None:
-            total += num_tokens(further)
-        return total, own < sequence_length
-
-    devices = {
-        f"device {item.device_id}": fill(
-            text.device_texts(item.device_id), text.more_device_texts(item.device_id)
-        )
-        for item in population.devices
-    }
-    heldout = {
-        f"held-out set of {item.name}": fill(
-            text.heldout_texts(item.name), text.more_heldout_texts(item.name)
-        )
-        for item in population.clusters
-    }
-    faults = [
-        f"{name} ({total} tokens)"
-        for name, (total, _) in (devices | heldout).items()
-        if total < sequence_length
-    ]
-    if faults:
-        raise ValueError(
-            f"one example is {sequence_length} tokens, and less is held by {some(faults)}, with what it can"
-            " take from its cluster and domain. Use fewer clusters, more data or a shorter sequence length"
-        )
-    taking = {
-        f"{len(devices)} devices": sum(takes for _, takes in devices.values()),
-        f"{len(heldout)} held-out sets": sum(takes for _, takes in heldout.values()),
-    }
-    return tuple(
-        f"{count} of {those} fill no example of {sequence_length} tokens with texts of their own, and take"
-        " further ones of their cluster or domain"
-        for those, count in taking.items()
-        if count
-    )

@@ -2,16 +2,17 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from demo import corpus
 from scenario.data.dataset_table import read_folder, read_hub
+from scenario.data.examples import example_of_messages, example_of_pair
 from scenario.data.splits import split_spans
 from scenario.tables.file_content import DamagedFileError
 from scenario.tables.file_formats import KNOWN_ENDINGS, format_of
-from scenario.tables.table import Table, is_encodable, kind_of
+from scenario.tables.table import Table, is_encodable, kind_of, some
 from scenario.tables.table_files import read_table
 
 
@@ -21,6 +22,8 @@ class LabelledTexts:
 
     Parameters
     ----------
+    places : Sequence[str]
+        Where each text stands in its source, for people; empty for embedded text.
     notes : tuple[str, ...]
         What a person should know, such as how many rows were left out and why; often empty.
     """
@@ -28,6 +31,7 @@ class LabelledTexts:
     texts: Sequence[str]
     domains: Sequence[str]
     labels: Sequence[str]
+    places: Sequence[str] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -39,6 +43,9 @@ def read_texts(
     label_column: str,
     split: str,
     needs: Literal["", "domain", "label"] | str,
+    prompt_column: str = "",
+    response_column: str = "",
+    messages_column: str = "",
 ) -> LabelledTexts:
     """Read a source named as in `scenario.data.federated_text.load_federated_text`.
 
@@ -47,6 +54,9 @@ def read_texts(
     needs : {"", "domain", "label"}
         What the partitioner must know of each text; for ``label`` the domain stands in where no label
         column is named.
+    prompt_column, response_column, messages_column : str
+        Named, they take the place of ``text_column``, and each text is an example of
+        `scenario.data.examples`.
 
     Raises
     ------
@@ -56,21 +66,61 @@ def read_texts(
     """
     if source == "embedded":
         return _read_embedded()
-    text_columns = [name.strip() for name in text_column.split("+") if name.strip()]
-    named = [*text_columns, *filter(None, (domain_column, label_column))]
+    text_columns = _columns(messages_column or prompt_column or text_column)
+    named = [*text_columns, *filter(None, (response_column, domain_column, label_column))]
     table = _load(source, split, named)
     if not table.lines:
         raise ValueError(f"data source {source!r} (split {split!r}) has no rows")
     _check_needs(needs, table, domain_column, label_column)
-    _check_columns(table, source, text_columns, named)
+    if not text_columns:
+        raise ValueError(
+            f"data source {source!r}: text_column names no column; its columns are {', '.join(table.names)}"
+        )
+    # Messages are checked where examples are made of them.
+    texts_in = [] if messages_column else [*text_columns, *_columns(response_column)]
+    _check_columns(table, source, texts_in, named)
+    if messages_column or response_column:
+        table = _with_examples(table, source, text_columns, response_column)
+        text_columns = [_EXAMPLES]
     key = {"domain": domain_column, "label": label_column or domain_column}.get(needs, "")
-    texts, keys, notes = _collect(table, source, text_columns, key)
+    texts, keys, rows, notes = _collect(table, source, text_columns, key)
     return LabelledTexts(
         texts=texts,
         domains=keys if needs == "domain" else (),
         labels=keys if needs == "label" else (),
+        places=[table.place(row) for row in rows],
         notes=(*table.notes, *notes),
     )
+
+
+def _columns(joined: str) -> list[str]:
+    return [name.strip() for name in joined.split("+") if name.strip()]
+
+
+_EXAMPLES = "its examples"
+"""Stands among the columns for what is made of them."""
+
+
+def _with_examples(table: Table, source: str, columns: Sequence[str], response_column: str) -> Table:
+    """Add the examples of the rows as a column; refuse rows that hold none."""
+    examples, faults = [], []
+    for row in range(len(table.lines)):
+        try:
+            if response_column:
+                pieces = [str(table.columns[name][row] or "").strip() for name in columns]
+                response = str(table.columns[response_column][row] or "").strip()
+                if not any(pieces):
+                    raise ValueError(f"has no prompt in {'+'.join(columns)}")
+                if not response:
+                    raise ValueError(f"has no response in {response_column}")
+                examples.append(example_of_pair("\n".join(filter(None, pieces)), response))
+            else:
+                examples.append(example_of_messages(table.columns[columns[0]][row]))
+        except ValueError as fault:
+            faults.append(f"{table.place(row)} {fault}")
+    if faults:
+        raise ValueError(f"data source {source!r}: {some(faults)}; complete or leave out these rows")
+    return replace(table, columns={**table.columns, _EXAMPLES: examples})
 
 
 def _read_embedded() -> LabelledTexts:
@@ -144,8 +194,6 @@ def _kind_of_path(path: Path, source: str) -> Literal["", "file", "folder", "oth
 def _check_columns(table: Table, source: str, text_columns: Sequence[str], named: Sequence[str]) -> None:
     """Refuse names of columns that are not there, and columns of text that hold something else."""
     faults = [f"no column {name!r}" for name in dict.fromkeys(named) if name not in table.names]
-    if not text_columns:
-        faults.append("text_column names no column")
     for name in dict.fromkeys(text_columns):
         values = table.columns.get(name, ())
         wrong = next((row for row, value in enumerate(values) if not isinstance(value, str | None)), None)
@@ -161,15 +209,16 @@ def _check_columns(table: Table, source: str, text_columns: Sequence[str], named
 
 def _collect(
     table: Table, source: str, text_columns: Sequence[str], key: str
-) -> tuple[list[str], list[str], tuple[str, ...]]:
+) -> tuple[list[str], list[str], list[int], tuple[str, ...]]:
     """Join the text columns; leave out blanks and repeats (a repeat could be trained on and held out).
 
     Returns
     -------
-    list[str], list[str], tuple[str, ...]
-        Texts, what each has in the column ``key``, and a note on what was left out.
+    list[str], list[str], list[int], tuple[str, ...]
+        Texts, what each has in the column ``key``, its row, and a note on what was left out.
     """
     kept: dict[str, str] = {}
+    rows: list[int] = []
     left_out: Counter[str] = Counter()
     keys = table.columns[key] if key else ()
     for row in range(len(table.lines)):
@@ -189,13 +238,14 @@ def _collect(
             )
         else:
             kept[text] = name
+            rows.append(row)
     if not kept:
         causes = _counted(left_out) if key else "every row is blank"
         raise ValueError(f"data source {source!r} has no text in {'+'.join(text_columns)}: {causes}")
     notes = (
         [f"{left_out.total()} of {len(table.lines)} rows left out: {_counted(left_out)}"] if left_out else []
     )
-    return list(kept), list(kept.values()), tuple(notes)
+    return list(kept), list(kept.values()), rows, tuple(notes)
 
 
 def _counted(left_out: Mapping[str, int]) -> str:

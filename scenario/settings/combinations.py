@@ -76,6 +76,23 @@ def cross_faults(config: RunConfig) -> Iterator[Fault]:
 
 
 def _data_faults(data: DataSettings) -> Iterator[Fault]:
+    named = {
+        "data.prompt-column": data.prompt_column,
+        "data.response-column": data.response_column,
+        "data.messages-column": data.messages_column,
+    }
+    given = tuple(key for key, column in named.items() if column)
+    if given and given not in (("data.prompt-column", "data.response-column"), ("data.messages-column",)):
+        yield Fault(
+            given,
+            f"examples are data.prompt-column with data.response-column, or data.messages-column, got "
+            f"{' and '.join(given)}; name both of the former, or the latter alone",
+        )
+    if given and data.source == "embedded":
+        yield Fault(
+            ("data.source", *given),
+            f'{" and ".join(given)} needs a data.source of rows, got "embedded"; name a file or a dataset',
+        )
     if data.source == "embedded":
         return
     if data.partitioner == "domain" and not data.domain_column:

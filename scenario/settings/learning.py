@@ -159,6 +159,20 @@ class TrainSettings(Section):
         description="Also tune the rows of the router that choose the assigned experts; they are as disjoint "
         "as the experts.",
     )
+    layers: str = Field(
+        default="all",
+        pattern=r"^(all|last [1-9][0-9]*|[0-9]+( *, *[0-9]+)*)$",
+        description="Layers whose experts are tuned: all, the last n that have experts (last 4), or a list "
+        "of decoder layers (20, 22, 23). Gradients stop at the lowest of them.",
+    )
+    # Off: it pays where many frozen layers lie below, and the demo has none (docs/LOG.md).
+    kept_outputs_mb: float = Field(
+        default=0.0,
+        ge=0,
+        le=1e9,
+        description="Megabytes (10^6 bytes) a process keeps of what the frozen layers below the lowest tuned "
+        "one give for the blocks of its devices, the same in every step. 0 computes it anew.",
+    )
     # Measured on the demo: rank 8 at 1e-2 does as well as rank 16 at 5e-3; 2e-2 overfits (docs/LOG.md).
     learning_rate: float = Field(default=1e-2, gt=0, le=10, description="Step size of the local optimiser.")
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="Local optimiser.")

@@ -20,6 +20,22 @@ class DataSettings(Section):
         "csv/tsv/json/jsonl/ndjson/parquet/txt file, as it is or with .gz/.bz2/.xz/.zst behind, or folder.",
     )
     text_column: str = Field(default="text", min_length=1, description="Column that holds the text.")
+    prompt_column: str = Field(
+        default="",
+        description="Column of the prompt, which is read and not predicted; several joined by +. With it "
+        "response-column is predicted instead of text-column; empty = plain text.",
+    )
+    response_column: str = Field(default="", description="Column of the response to the prompt.")
+    messages_column: str = Field(
+        default="",
+        description="Column of a list of chat messages (role and content), or its JSON; what the assistant "
+        "says is predicted; empty = none.",
+    )
+    long_examples: Literal["truncate", "split"] = Field(
+        default="truncate",
+        description="What becomes of an example longer than a block: the prompt keeps its end, and the "
+        "response its beginning (truncate), or the response goes on in further blocks (split).",
+    )
     domain_column: str = Field(default="", description="Column that names the domain; empty = none.")
     label_column: str = Field(
         default="", description="Column that names the label for a Dirichlet split; empty = none."

@@ -65,11 +65,6 @@ def test_making_it_twice_gives_the_same_bytes_and_disturbs_nothing(tiny_model: P
     assert said[0] == "reading the corpus"
 
 
-def test_only_the_name_demo_is_resolved() -> None:
-    assert base_model.resolve_model_name("mistralai/Mixtral-8x7B-v0.1") == "mistralai/Mixtral-8x7B-v0.1"
-    assert base_model.resolve_model_name("/some/where") == "/some/where"
-
-
 def test_the_command_refuses_a_folder_that_is_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,6 +24,7 @@ Clients = Callable[..., FakeGrid]
 OPTIONS: list[Settings] = [
     {"train.method": "lora", "train.lora-rslora": True},
     {"train.max-steps": 6, "model.dtype": "bfloat16", "model.device": "cpu"},
+    {"train.layers": "last 1", "train.kept-outputs-mb": 1.0, "train.max-steps": 6},
     {"train.router-rows": True, "model.absent": "renormalise", "evaluate.streamed": True},
     {
         "train.max-steps": 6,
@@ -49,11 +50,37 @@ def test_a_run_with_these_options_learns_and_takes_home_what_the_server_has(
     base = str(settings["model.name"])
     tokens = torch.arange(12)[None] + 5
     with torch.no_grad():
-        expected = MergedModel(base, tuning_from(read_config(settings))).set(values).model(input_ids=tokens)
+        expected = (
+            MergedModel(base, tuning_from(read_config(settings), (0, 1))).set(values).model(input_ids=tokens)
+        )
         adapted = PeftModel.from_pretrained(
             AutoModelForCausalLM.from_pretrained(base), str(folder / "adapter")
         )
         torch.testing.assert_close(adapted(input_ids=tokens).logits, expected.logits, atol=1e-4, rtol=0)
+
+
+def test_only_the_layers_that_are_named_change_whatever_is_kept_of_those_below(
+    tiny_run: Settings, clients: Clients
+) -> None:
+    settings = {**tiny_run, "train.layers": "1", "train.max-steps": 3, "merge.max-merges": 3}
+    logs = []
+    # A block's output is 4 bytes x 16 x its tokens: in 2 kB there is room for one or two.
+    for kept_mb in (0.000001, 0.002, 10.0):
+        given = {**settings, "train.kept-outputs-mb": kept_mb}
+        folder = run(clients(given), read_config(given))
+        logs.append((folder / "events.jsonl").read_bytes())
+        values = load_state(folder)[0].values
+        assert {key.layer for key in values} == {1}
+        assert any(value.any() for value in values.values())
+    assert logs[0] == logs[1] == logs[2]
+
+
+def test_layers_without_experts_are_refused_before_a_run(tiny_run: Settings) -> None:
+    for choice, told in (("1, 2", r"got 2; those of this model are 0, 1"), ("last 3", r'got "last 3" of 2')):
+        with pytest.raises(ValueError, match=told):
+            prepare(read_config({**tiny_run, "train.layers": choice}), say=print)
+    with pytest.raises(ValueError, match=r"train.layers must be text that matches"):
+        read_config({**tiny_run, "train.layers": "first 2"})
 
 
 def test_a_state_that_tunes_other_arrays_is_refused(tiny_run: Settings, clients: Clients) -> None:

@@ -185,7 +185,7 @@ def test_the_exported_adapter_on_the_base_gives_the_servers_logits(
     assert any(np.abs(value).max() > 0 for value in values.values())
     tokens = torch.randint(0, 250, (3, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        server = MergedModel(checkpoint, tuning_from(config)).set(values).model(tokens).logits
+        server = MergedModel(checkpoint, tuning_from(config, ())).set(values).model(tokens).logits
         base = AutoModelForCausalLM.from_pretrained(checkpoint)
         plain = base(tokens).logits
         with warnings.catch_warnings():

@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from demo import corpus
 from demo.tokenizer import train_tokenizer
 from scenario.data import partition
-from scenario.data.federated_text import FederatedText, check_blocks, load_federated_text, pack
+from scenario.data.check_blocks import check_blocks
+from scenario.data.federated_text import FederatedText, load_federated_text, pack
 from sim.population import Cluster, Population, build_population
 
 Deal = Callable[..., FederatedText]

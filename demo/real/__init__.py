@@ -1,0 +1,1 @@
+"""The demo with a real language model: SmolLM2-135M-Instruct, its last layers made into eight experts."""

@@ -1,0 +1,28 @@
+"""What ``model.name`` means: a model that is made on this machine, or a checkpoint as it is."""
+
+from collections.abc import Callable
+
+from demo.base_model import ensure_base_model
+from demo.real.recipe import BY_NAME
+
+
+def resolve_model_name(name: str, progress: Callable[[str], None] = print) -> str:
+    """Return the folder of a demo model, made if need be; any other name as it is.
+
+    Parameters
+    ----------
+    name : str
+        ``"demo"``, a name of `demo.real.recipe`, a local path or a name on the Hugging Face hub.
+    progress : Callable[[str], None]
+        As for `demo.base_model.ensure_base_model`.
+
+    Raises
+    ------
+    ValueError
+        As `demo.base_model.ensure_base_model` and `demo.real.base_model.ensure_named`.
+    """
+    if name in BY_NAME:
+        from demo.real.base_model import ensure_named  # Only now: nothing else needs what it imports.
+
+        return str(ensure_named(name, progress))
+    return str(ensure_base_model(progress)) if name == "demo" else name
