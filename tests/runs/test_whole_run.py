@@ -226,7 +226,9 @@ def test_a_client_that_raises_is_logged_and_the_run_goes_on(tiny_run: Settings, 
         if message.metadata.message_type == "train" and sky["node"] == 3:
             raise RuntimeError("the battery is empty")
 
-    folder = run(clients(tiny_run, spoil=spoil), read_config(tiny_run))
+    # A message a node: one that raises before the app takes a group apart would be the fault of all in it.
+    alone = {**tiny_run, "run.grouped": False}
+    folder = run(clients(alone, spoil=spoil), read_config(alone))
     refused = [event for event in read_log(folder) if event["event"] == "refused"]
     assert refused and all(event["node"] == 3 and "battery is empty" in event["reason"] for event in refused)
     assert all(cluster["merges"] > 0 for cluster in read_summary(folder)["clusters"])

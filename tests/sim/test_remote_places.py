@@ -11,9 +11,8 @@ from sim.plans.link import link_preset
 from sim.population import Cluster
 from sim.sites import DEFAULT_SITES, default_clusters
 from sim.windows.geodesy import site_positions_km
-from tests.rooms import ROOT
+from sim.world_map import coastlines
 
-COASTLINE = ROOT / "sim" / "contacts" / "coastline.csv"
 EARTH_RADIUS_KM = 6371.0
 # Small islands, which a map of 1:110 million leaves out.
 TOO_SMALL_FOR_THE_MAP = {"Tristan", "Orcadas"}
@@ -22,8 +21,7 @@ TOO_SMALL_FOR_THE_MAP = {"Tristan", "Orcadas"}
 @cache
 def rings() -> list[np.ndarray]:
     """Return Natural Earth's coastlines as closed lines of longitude and latitude, cut nowhere."""
-    lines = COASTLINE.read_text(encoding="utf-8").splitlines()
-    found = [np.array(line.split(), dtype=float).reshape(-1, 2) for line in lines if not line.startswith("#")]
+    found = coastlines()
     closed = [np.vstack([ring, ring[:1]]) for ring in found]
     return [np.column_stack([np.unwrap(ring[:, 0], period=360.0), ring[:, 1]]) for ring in closed]
 

@@ -24,7 +24,7 @@ from sim.grid.message_bytes import content_bytes, encode_content
 from sim.grid.workers import WorkersLostError
 from sim.plans.plan import ContactPlan
 from tests.fake_grid import FakeGrid
-from tests.sim.skies import flat, people
+from tests.sim.grid.skies import flat, people
 
 
 def content(value: float, size: int = 3, **numbers: int) -> RecordDict:
