@@ -14,7 +14,7 @@ from demo import cache
 from scenario.data.text_source import read_texts
 from server.launch.command import EXIT_USAGE
 from server.launch.command import main as launch
-from server.launch.environment import repository
+from server.machine.environment import repository
 
 Say = Callable[[str], None]
 

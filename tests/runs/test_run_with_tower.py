@@ -37,9 +37,8 @@ def test_a_model_with_a_vision_tower_is_tuned_on_text_and_taken_home(
     assert any(np.any(value) for value in values.values())
     tokens = torch.arange(12)[None] + 5
     with torch.no_grad():
-        expected = (
-            MergedModel(base, tuning_from(read_config(settings), ())).set(values).model(input_ids=tokens)
-        )
+        tuning = tuning_from(read_config(settings), ())
+        expected = MergedModel(base, tuning).set(values).model(input_ids=tokens)
         stock = AutoModelForImageTextToText.from_pretrained(base)
         adapted = PeftModel.from_pretrained(stock, str(folder / "adapter"))(input_ids=tokens)
         merged = load_full(merge_adapter(base, folder / "adapter", tmp_path / "merged"))(input_ids=tokens)
