@@ -54,8 +54,7 @@ def mxfp4(name: str, weight_EIO: Tensor) -> Tensors:
     block_EOGB = weight_EIO.transpose(1, 2).float().unflatten(-1, (-1, _MXFP4_BLOCK))
     exponent = torch.floor(torch.log2(block_EOGB.abs().amax(-1).clamp_min(2.0**-100))) - 2
     scaled = block_EOGB / torch.exp2(exponent).unsqueeze(-1)
-    table = torch.tensor([*_E2M1, *(-value for value in _E2M1)])
-    place = torch.stack([_nearest(expert, table) for expert in scaled])
+    place = _nearest(scaled.abs(), torch.tensor(_E2M1)) | ((scaled < 0).to(torch.uint8) << 3)
     return {
         f"{name}_blocks": place[..., 0::2] | (place[..., 1::2] << 4),
         f"{name}_scales": (exponent + 127).to(torch.uint8),
@@ -63,8 +62,8 @@ def mxfp4(name: str, weight_EIO: Tensor) -> Tensors:
 
 
 def _nearest(numbers: Tensor, table: Tensor) -> Tensor:
-    """Return the place of the nearest number of a table, a row at a time: it compares with all of them."""
-    return torch.stack([(row.unsqueeze(-1) - table).abs().argmin(-1).to(torch.uint8) for row in numbers])
+    """Return the place of the nearest number of an ascending table."""
+    return torch.bucketize(numbers, (table[1:] + table[:-1]) / 2).to(torch.uint8)
 
 
 def int4(name: str, weight: Tensor, group: int = INT4_GROUP) -> Tensors:
@@ -94,9 +93,7 @@ def nf4(name: str, weight: Tensor, block: int = NF4_BLOCK) -> Tensors:
     table = torch.tensor(_NF4)
     blocks = weight.float().flatten().unflatten(0, (-1, block))
     scale = blocks.abs().amax(-1)
-    place = torch.cat(
-        [_nearest(part, table) for part in (blocks / scale.unsqueeze(-1)).split(4096)]
-    ).flatten()
+    place = _nearest(blocks / scale.unsqueeze(-1), table).flatten()
     dtype = str(weight.dtype).removeprefix("torch.")
     state = {"quant_type": "nf4", "blocksize": block, "dtype": dtype, "shape": list(weight.shape)}
     return {
