@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -86,9 +87,9 @@ def test_a_decoder_that_listens_to_an_encoder_is_not_skipped(tmp_path: Path) -> 
 def test_a_layer_that_is_not_tuned_holds_its_frozen_weights_alone(tiny: Callable[[str], Path]) -> None:
     layout = read_layout(tiny("olmoe"))
     for method in ("ffa", "lora", "full"):
-        every = Tuning(method=method, lora_rank=2)  # type: ignore[arg-type]
-        some = Tuning(method=method, lora_rank=2, layers=(1,))  # type: ignore[arg-type]
-        for count in (kept_expert_bytes, lambda *given: tuned_expert_bytes(*given, "adamw")):
+        every = Tuning(method=method, lora_rank=2)
+        some = Tuning(method=method, lora_rank=2, layers=(1,))
+        for count in (kept_expert_bytes, partial(tuned_expert_bytes, optimizer="adamw")):
             assert count(layout, some) == {0: layout.expert_bytes[0], 1: count(layout, every)[1]}
             assert count(layout, every)[0] != layout.expert_bytes[0] or method == "full"
 

@@ -54,7 +54,7 @@ def test_a_quantised_base_is_tuned_and_taken_home_and_holding_its_bits_changes_n
     stock = AutoModelForCausalLM.from_pretrained(folder / "merged", dtype="auto")
     assert stock.dtype == torch.bfloat16
     tokens = torch.arange(12)[None] + 5
-    expected = MergedModel(base, tuning_from(read_config(settings))).set(values).model
+    expected = MergedModel(base, tuning_from(read_config(settings), ())).set(values).model
     with torch.no_grad():
         assert torch.equal(stock(input_ids=tokens).logits, expected(input_ids=tokens).logits)
 

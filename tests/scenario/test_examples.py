@@ -26,7 +26,7 @@ def parts(tokenizer: PreTrainedTokenizerFast, example: str) -> tuple[str, str]:
     """Return all of a rendered example, and what of it is predicted."""
     tokens, predicted = render(tokenizer, example)
     chosen = [token for token, is_predicted in zip(tokens, predicted, strict=True) if is_predicted]
-    return tokenizer.decode(tokens), tokenizer.decode(chosen)
+    return str(tokenizer.decode(tokens)), str(tokenizer.decode(chosen))
 
 
 def test_the_response_and_its_end_are_predicted_and_nothing_else(tokenizer: PreTrainedTokenizerFast) -> None:
