@@ -33,7 +33,7 @@ def run(arguments: Rest = None) -> None:
 
 @app.command(context_settings=PASS_ON)
 def demo(arguments: Rest = None) -> None:
-    """Run the demo: about three minutes on two cores."""
+    """Run the demo: about two minutes on two cores."""
     from server.launch.command import main
 
     _end(main, arguments, "demo")
