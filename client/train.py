@@ -101,13 +101,15 @@ def train(
     optimizer, scaler = make_optimizer(parameters, spec), _loss_scaler(model)
     batches = _batches(len(blocks_NT), spec.batch_size, np.random.default_rng(seed))
     began_s, losses, seen = time.monotonic(), list[float](), set[int]()
+    products = half_products(model)
     try:
         while len(losses) < spec.steps:
             rows = next(batches)
             tokens_BT = token_batch(model, blocks_NT[rows])
             below_BTH = lower.outputs(tokens_BT, rows.tolist()) if lower else None
             backward = partial(_backward, model, tokens_BT, spec.micro_batches, scaler, lower, below_BTH)
-            losses.append(_step(backward, spec, optimizer, scaler, f"local step {len(losses) + 1}"))
+            with products:
+                losses.append(_step(backward, spec, optimizer, scaler, f"local step {len(losses) + 1}"))
             seen.update(int(row) for row in rows)
             if time.monotonic() - began_s >= spec.wall_budget_s:
                 break
@@ -176,7 +178,7 @@ def _backward(
     for part_BT, part_BTH in zip(tokens_BT.tensor_split(num_parts), below, strict=True):
         skipped = nullcontext() if lower is None or part_BTH is None else lower.skipped(part_BTH)
         # A part's share of the predicted tokens is its share of the mean.
-        with half_products(model), skipped:
+        with skipped:
             loss = language_model_loss(model, part_BT) * (num_predicted(part_BT) / num_predicted(tokens_BT))
             scaler.scale(loss).backward()
         total += loss.item()

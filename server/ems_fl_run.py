@@ -213,7 +213,7 @@ def _world(
     if job.plan is None:
         if saved:
             # Messages in flight ended with Flower's run: their nodes are asked anew.
-            saved.strategy.in_flight.clear()
+            saved.strategy.in_flight.forget_all()
         deployed, clock = deployed_grid(job, grid, observer, saved)
         return deployed, clock, None, dict
     sky = satellite_grid(job, grid, log, observer, visibility="in-view")

@@ -23,11 +23,12 @@ from typing_extensions import override
 from moe.experts import ExpertArrays
 from strategy.assignment import Assignment, assign_experts
 from strategy.events import assigned_event
+from strategy.flights import InFlight
 from strategy.merging import merge_pass
 from strategy.messages import decode_arrays, encode_arrays, profile_instruction, train_instruction
 from strategy.replies import receive_reply
 from strategy.settings import EmsFlSettings
-from strategy.state import EmsFlState, InFlight
+from strategy.state import EmsFlState
 
 Event = dict[str, Any]
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -79,6 +80,8 @@ class EmsFl(Strategy):
         self._on_event = on_event
         self._on_settled = on_settled
         self._in_view: set[int] = set()
+        self._newest: dict[str, ExpertArrays] = {}  # by cluster
+        self._newest_of: ExpertArrays | None = None
 
     @override
     def start(
@@ -139,12 +142,11 @@ class EmsFl(Strategy):
         if state.assignment is None:
             return []
         messages = []
-        newest = {cluster: self._values_for(cluster) for cluster in state.assignment.experts}
-        for node_id in sorted(self._in_view - state.busy_nodes - set(state.refused)):
+        for node_id in sorted(self._in_view - state.in_flight.nodes - set(state.refused)):
             profile = state.profiles.get(node_id)
             if profile is None or profile.cluster in state.arrivals:
                 continue
-            if values := newest.get(profile.cluster):
+            if values := self._values_for(profile.cluster):
                 frozen = set(state.assignment.experts[profile.cluster]) - {key.expert for key in values}
                 dispatch = state.dispatches.get(node_id, 0)
                 messages.append(train_instruction(node_id, values, dispatch, frozen))
@@ -179,7 +181,7 @@ class EmsFl(Strategy):
 
     def _profile_questions(self) -> Sequence[Message]:
         state = self.state
-        strangers = self._in_view - state.profiles.keys() - set(state.refused) - state.busy_nodes
+        strangers = self._in_view - state.profiles.keys() - set(state.refused) - state.in_flight.nodes
         return [profile_instruction(node_id) for node_id in sorted(strangers)]
 
     def _assign_when_heard(self) -> bool:
@@ -188,8 +190,9 @@ class EmsFl(Strategy):
         if state.assignment is not None or not state.profiles:
             return False
         missing = set(settings.clusters) - {profile.cluster for profile in state.profiles.values()}
-        still_asked = any(self._is_expected(message_id) for message_id in state.in_flight)
-        if (missing or still_asked) and self._clock() < settings.profile_wait_s:
+        if self._clock() < settings.profile_wait_s and (
+            missing or any(self._is_expected(message_id) for message_id in state.in_flight)
+        ):
             return False
         state.assignment = self._assign()
         self._log(assigned_event(state.assignment, missing))
@@ -207,9 +210,14 @@ class EmsFl(Strategy):
         )
 
     def _values_for(self, cluster: str) -> ExpertArrays:
-        assert self.state.assignment is not None
-        experts = set(self.state.assignment.experts.get(cluster, ()))
-        return {key: value for key, value in self.state.values.items() if key.expert in experts}
+        values, assignment = self.state.values, self.state.assignment
+        assert assignment is not None
+        if self._newest_of is not values:  # a merge replaces them
+            self._newest, self._newest_of = {}, values
+        if cluster not in self._newest:
+            experts = set(assignment.experts.get(cluster, ()))
+            self._newest[cluster] = {key: value for key, value in values.items() if key.expert in experts}
+        return self._newest[cluster]
 
     def _push(self, grid: Grid, messages: Iterable[Message]) -> None:
         # One at a time: Flower's in-memory grid drops a refused message from its list of ids.
@@ -218,13 +226,12 @@ class EmsFl(Strategy):
                 self._note_sent(message_id, message)
 
     def _note_sent(self, message_id: str, message: Message) -> None:
-        state, node_id = self.state, message.metadata.dst_node_id
-        versions = {}
+        state, node_id, cluster, versions = self.state, message.metadata.dst_node_id, "", {}
         if message.metadata.message_type == "train":
             state.dispatches[node_id] = state.dispatches.get(node_id, 0) + 1
-            experts = self._values_for(state.profiles[node_id].cluster)
-            versions = {key.expert: state.version(key.expert) for key in experts}
-        state.in_flight[message_id] = InFlight(node_id=node_id, versions=versions)
+            cluster = state.profiles[node_id].cluster
+            versions = {key.expert: state.version(key.expert) for key in self._values_for(cluster)}
+        state.in_flight.add(message_id, InFlight(node_id=node_id, cluster=cluster, versions=versions))
 
     def _passes_over(self) -> list[str]:
         """Return the clusters whose buffered updates should be merged now."""
@@ -233,11 +240,7 @@ class EmsFl(Strategy):
             cluster
             for cluster, waiting in state.arrivals.items()
             if now_s - waiting[0].arrived_s >= self.settings.merge_wait_s
-            or not any(
-                self._is_expected(message_id)
-                for message_id, sent in state.in_flight.items()
-                if sent.versions and state.profiles[sent.node_id].cluster == cluster
-            )
+            or not any(map(self._is_expected, state.in_flight.training(cluster)))
         ]
 
     def _is_expected(self, message_id: str) -> bool:

@@ -4,9 +4,10 @@ from typing import Any
 
 from flwr.app import Error, Message
 
+from strategy.flights import InFlight
 from strategy.messages import TURNED_AWAY, read_profile, read_update
 from strategy.settings import EmsFlSettings
-from strategy.state import Arrival, EmsFlState, InFlight
+from strategy.state import Arrival, EmsFlState
 
 MAX_REASON_LENGTH = 600
 """Characters of a fault that are logged; a client's traceback may be pages long."""
@@ -34,7 +35,7 @@ def receive_reply(
         The event to log: ``profiled`` or ``refused``; None for an update, which is logged when merged.
     """
     node_id = reply.metadata.src_node_id
-    sent = state.in_flight.pop(reply.metadata.reply_to_message_id)
+    sent = state.in_flight.take(reply.metadata.reply_to_message_id)
     try:
         if reply.has_error():
             raise ValueError(error_text(reply.error))

@@ -4,23 +4,8 @@ from dataclasses import dataclass, field
 
 from moe.experts import ExpertArrays, ExpertId
 from strategy.assignment import Assignment
+from strategy.flights import Flights
 from strategy.messages import ExpertUpdate, Profile
-
-
-@dataclass(slots=True, kw_only=True)
-class InFlight:
-    """One message that has not been answered yet.
-
-    Parameters
-    ----------
-    node_id : int
-        Whom it went to.
-    versions : dict[ExpertId, int]
-        Version of every expert it carries; empty for a profile question.
-    """
-
-    node_id: int
-    versions: dict[ExpertId, int]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,8 +46,8 @@ class EmsFlState:
         Nodes that cannot take part, with the reason.
     assignment : Assignment or None
         None until enough clusters have been heard.
-    in_flight : dict[str, InFlight]
-        By message id.
+    in_flight : Flights
+        What has not been answered.
     arrivals : dict[str, list[Arrival]]
         By cluster, since its last merge.
     dispatches : dict[int, int]
@@ -80,7 +65,7 @@ class EmsFlState:
     profiles: dict[int, Profile] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     assignment: Assignment | None = None
-    in_flight: dict[str, InFlight] = field(default_factory=dict)
+    in_flight: Flights = field(default_factory=Flights)
     arrivals: dict[str, list[Arrival]] = field(default_factory=dict)
     dispatches: dict[int, int] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)
@@ -100,8 +85,3 @@ class EmsFlState:
             for node, profile in self.profiles.items()
             if all(holder[device] == node for device in profile.devices)
         }
-
-    @property
-    def busy_nodes(self) -> set[int]:
-        """Nodes that owe an answer."""
-        return {sent.node_id for sent in self.in_flight.values()}

@@ -19,8 +19,9 @@ from safetensors.numpy import save_file
 from moe.disk.writing import writing
 from moe.experts import ExpertArrays, ExpertId, ParameterKey
 from strategy.assignment import Assignment
+from strategy.flights import Flights, InFlight
 from strategy.messages import ExpertUpdate, Profile
-from strategy.state import Arrival, EmsFlState, InFlight
+from strategy.state import Arrival, EmsFlState
 
 STATE_FILE = "state.safetensors"
 FORMAT = 1
@@ -139,10 +140,11 @@ def _pack_strategy(state: EmsFlState) -> dict[str, Any]:
 
 def _unpack_strategy(tree: Mapping[str, Any]) -> EmsFlState:
     assignment = tree["assignment"]
+    profiles = {int(node): _unpack_profile(profile) for node, profile in tree["profiles"].items()}
     return EmsFlState(
         values=_unpack_arrays(tree["values"]),
         versions=_unpack_versions(tree["versions"]),
-        profiles={int(node): _unpack_profile(profile) for node, profile in tree["profiles"].items()},
+        profiles=profiles,
         refused={int(node): reason for node, reason in tree["refused"].items()},
         assignment=assignment
         and Assignment(
@@ -151,16 +153,22 @@ def _unpack_strategy(tree: Mapping[str, Any]) -> EmsFlState:
             capture=assignment["capture"],
             random_capture=assignment["random_capture"],
         ),
-        in_flight={
-            i: InFlight(node_id=node, versions=_unpack_versions(versions))
-            for i, node, versions in tree["flights"]
-        },
+        in_flight=_unpack_flights(tree["flights"], profiles),
         arrivals={name: [_unpack_arrival(a) for a in waiting] for name, waiting in tree["arrivals"].items()},
         dispatches={int(node): count for node, count in tree["dispatches"].items()},
         failures={int(node): count for node, count in tree["failures"].items()},
         merges=tree["merges"],
         evaluated_at=tree["evaluated_at"],
     )
+
+
+def _unpack_flights(rows: list[list[Any]], profiles: Mapping[int, Profile]) -> Flights:
+    flights = Flights()
+    for message_id, node, versions in rows:
+        # Only training carries experts.
+        cluster = profiles[node].cluster if versions else ""
+        flights.add(message_id, InFlight(node_id=node, cluster=cluster, versions=_unpack_versions(versions)))
+    return flights
 
 
 def _pack_arrays(arrays: ExpertArrays) -> list[list[Any]]:

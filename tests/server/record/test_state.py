@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from moe.experts import ParameterKey
 from server.record.state import STATE_FILE, load_state, save_state
 from strategy.assignment import Assignment
+from strategy.flights import Flights, InFlight
 from strategy.messages import ExpertUpdate, Profile
-from strategy.state import Arrival, EmsFlState, InFlight
+from strategy.state import Arrival, EmsFlState
 from tests.full_disk import files_at_most
 
 
@@ -42,10 +43,12 @@ def full_state(seed: int) -> EmsFlState:
             capture={"sea": 1 / 3},
             random_capture={"sea": 0.25},
         ),
-        in_flight={
-            "m1": InFlight(node_id=7, versions={key.expert: 2}),
-            "m2": InFlight(node_id=9, versions={}),
-        },
+        in_flight=Flights(
+            {
+                "m1": InFlight(node_id=7, cluster="sea", versions={key.expert: 2}),
+                "m2": InFlight(node_id=9, cluster="", versions={}),
+            }
+        ),
         arrivals={"sea": [Arrival(node_id=7, versions={key.expert: 1}, update=update, arrived_s=12.75)]},
         dispatches={7: 2},
         failures={9: 1},
@@ -63,6 +66,10 @@ def assert_equal(one: object, other: object) -> None:
         assert isinstance(other, dict) and list(one) == list(other)
         for key in one:
             assert_equal(one[key], other[key])
+    elif isinstance(one, Flights):
+        assert isinstance(other, Flights) and one.nodes == other.nodes
+        assert list(one.training("sea")) == list(other.training("sea"))
+        assert_equal(dict(one), dict(other))
     elif isinstance(one, list | tuple):
         assert type(one) is type(other) and len(one) == len(other)
         for a, b in zip(one, other, strict=True):
