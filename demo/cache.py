@@ -20,12 +20,16 @@ _WAIT_REPORT_INTERVAL_S = 3.0
 _SEAL = ".sha256.json"
 
 
+class UnwritableError(ValueError):
+    """The cache cannot be written, or there is no place for it."""
+
+
 def root() -> Path:
     """Return the cache: ``$EMS_FL_CACHE``, else ``$XDG_CACHE_HOME/ems-fl``, else ``~/.cache/ems-fl``.
 
     Raises
     ------
-    ValueError
+    UnwritableError
         If nothing is set and this user has no home.
     """
     own = os.environ.get("EMS_FL_CACHE")
@@ -35,7 +39,7 @@ def root() -> Path:
             return Path(own).expanduser()
         return (Path(shared).expanduser() if shared else Path.home() / ".cache") / "ems-fl"
     except RuntimeError as error:
-        raise ValueError(
+        raise UnwritableError(
             f"there is no home folder to keep the cache in ({error}); set EMS_FL_CACHE to a folder that can "
             "be written"
         ) from None
@@ -61,7 +65,7 @@ def ensure(path: Path, make: Callable[[Path], None], progress: Callable[[str], N
 
     Raises
     ------
-    ValueError
+    UnwritableError
         If the cache cannot be written; says how to name another.
     """
     if _is_whole(path):
@@ -106,7 +110,7 @@ def _check_writable(path: Path) -> None:
         tempfile.TemporaryFile(dir=parent).close()
     except OSError as error:
         damage = f"{path} is damaged, or of an older version, and " if os.path.isdir(path) else ""
-        raise ValueError(
+        raise UnwritableError(
             f"{damage}the cache {parent} cannot be written ({error.strerror}); set EMS_FL_CACHE to a folder "
             "that can"
         ) from error

@@ -16,6 +16,7 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from demo import sources
+from demo.kept_corpus import kept
 
 Documents = Callable[[], Iterator[str]]
 
@@ -93,7 +94,12 @@ def digest() -> str:
 
 @lru_cache(maxsize=1)
 def _read_corpus() -> Mapping[str, DomainText]:
-    return MappingProxyType(collect(_SOURCES))
+    found = kept(
+        lambda: {name: [list(text.maker), list(text.devices)] for name, text in collect(_SOURCES).items()}
+    )
+    return MappingProxyType(
+        {name: DomainText(maker=tuple(maker), devices=tuple(own)) for name, (maker, own) in found.items()}
+    )
 
 
 def collect(candidates: tuple[tuple[str, Documents], ...]) -> dict[str, DomainText]:

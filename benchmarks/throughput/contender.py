@@ -20,7 +20,7 @@ from engine.processes import Processes
 from sim.grid.grid import SatelliteGrid
 
 WORKERS = 2
-NODES = 4
+NODES = 16
 """Flower nodes that lend their workers, where there is not one for each device."""
 
 PEAK_VARIABLE = "MEASURE_PEAK"

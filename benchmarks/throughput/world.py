@@ -2,6 +2,7 @@
 
 import os
 import time
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from sim.population import Cluster, Population, build_population
 DEVICES_A_CLUSTER = 50
 ORBIT_S, CONTACT_S, BYTES_PER_S = 5_400.0, 500.0, 1e9
 ADAPTER_BYTES = 100_000
+_ANSWERS = count(os.getpid())
 
 
 def content(num_bytes: int = ADAPTER_BYTES) -> RecordDict:
@@ -31,8 +33,8 @@ def echo_app() -> ClientApp:
     @app.train()
     def train(message: Message, _context: Context) -> Message:
         arrays = message.content.array_records["arrays"]
-        # Its own bytes, as after training: nothing to find equal.
-        own = Array(arrays["w"].numpy() + np.float32(1.0))
+        # Its own bytes, as after training: no two devices' are equal.
+        own = Array(arrays["w"].numpy() + np.float32(next(_ANSWERS)))
         return Message(RecordDict({"arrays": ArrayRecord({"w": own})}), reply_to=message)
 
     @app.query()
