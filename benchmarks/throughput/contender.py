@@ -14,6 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
 from benchmarks.throughput.world import Meter, content, echo_app, memory_bytes, plan, population
+from engine.allocator import keep_pages
 from engine.client_call import take_part_in_a_run
 from engine.local_grid import LocalGrid
 from engine.processes import Processes
@@ -115,6 +116,7 @@ def with_peak(measure: Callable[[], Measured]) -> Measured:
 def in_a_pool(num_devices: int) -> Measured:
     """Measure over our own pool of processes."""
     take_part_in_a_run()
+    keep_pages()  # as `engine.run` does
     computer = Processes(echo_app, {}, num_workers=WORKERS, preload=("benchmarks.throughput.world",))
     try:
         return with_peak(lambda: over_the_sky(LocalGrid(computer), num_devices))

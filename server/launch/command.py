@@ -13,6 +13,7 @@ import argparse
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import uuid
@@ -98,9 +99,10 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m serve
     except OSError as error:
         print(f"launch: no temporary folder can be made ({error}); set TMPDIR to one", file=sys.stderr)
         return EXIT_USAGE
-    tag = uuid.uuid4().hex
+    tag, port = uuid.uuid4().hex, options.port or free_port()
     keep = True
     try:
+        superlink = None if options.superlink else begin_superlink(home, port, tag)
         # What a SuperLink elsewhere will read cannot be read here.
         if (
             is_ours
@@ -109,7 +111,9 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m serve
         ):
             keep = False
             return refuse(refusal)
-        end = follow_on(lambda settings, watch: prepare(options, settings, home, tag, watch), overrides)
+        if superlink is not None:
+            superlink.wait()
+        end = follow_on(lambda settings, watch: prepare(options, settings, home, port, tag, watch), overrides)
         keep = not (end.completed or end.explained)
         return refuse(end.refusal) if end.refusal else report(end, home)
     except InterruptedRunError as stop:
@@ -150,11 +154,32 @@ def refused_at_the_door(
     )
 
 
+def begin_superlink(home: Path, port: int, tag: str) -> subprocess.Popen[bytes]:
+    """Have Flower start the run's SuperLink while the door reads; ``flwr run`` would do it after that.
+
+    Any command of Flower's that asks a local SuperLink starts it. If that fails, ``flwr run`` tries again and
+    says why.
+    """
+    (home / "config.toml").write_text(LAUNCH_CONFIG, encoding="utf-8")
+    return subprocess.Popen(
+        [flwr_command(), "ls", "--format", "json"],
+        env=environment(home, port, tag),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C reaches the launcher only, which ends everything in order.
+    )
+
+
 def prepare(
-    options: argparse.Namespace, overrides: dict[str, object], home: Path, tag: str, watch: LostWorker
+    options: argparse.Namespace,
+    overrides: dict[str, object],
+    home: Path,
+    port: int,
+    tag: str,
+    watch: LostWorker,
 ) -> FlowerRun:
     """Prepare ``flwr run --stream`` with a Flower home, a port and a tag of its own."""
-    port = options.port or free_port()
     run_config = write_run_config(overrides, home / "run-config.toml")
     command = [flwr_command(), "run", str(options.app), "--stream", "--run-config", str(run_config)]
     if options.superlink:
