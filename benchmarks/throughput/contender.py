@@ -18,10 +18,11 @@ from engine.allocator import keep_pages
 from engine.client_call import take_part_in_a_run
 from engine.local_grid import LocalGrid
 from engine.processes import Processes
+from server.machine.environment import default_nodes
 from sim.grid.grid import SatelliteGrid
 
 WORKERS = 2
-NODES = 16
+NODES = default_nodes(WORKERS)
 """Flower nodes that lend their workers, where there is not one for each device."""
 
 PEAK_VARIABLE = "MEASURE_PEAK"

@@ -24,6 +24,7 @@ from typing import NoReturn
 
 from scenario.settings.reading import read_config
 from server.launch import door
+from server.launch.app_copy import copy_app
 from server.launch.flower_run import FlowerRun, RunEnd
 from server.launch.local_run import OutOfTimeError, run_here, time_limit
 from server.launch.options import check, parse
@@ -181,7 +182,9 @@ def prepare(
 ) -> FlowerRun:
     """Prepare ``flwr run --stream`` with a Flower home, a port and a tag of its own."""
     run_config = write_run_config(overrides, home / "run-config.toml")
-    command = [flwr_command(), "run", str(options.app), "--stream", "--run-config", str(run_config)]
+    is_ours = options.app.resolve() == repository()
+    app = copy_app(options.app, home / "app") if is_ours else options.app
+    command = [flwr_command(), "run", str(app), "--stream", "--run-config", str(run_config)]
     if options.superlink:
         config = DEPLOYED_CONFIG.format(address=options.superlink)
         print(f"launch: on the SuperLink at {options.superlink}", flush=True)

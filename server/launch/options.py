@@ -71,7 +71,7 @@ def parse(arguments: Sequence[str] | None, prog: str = "python -m server.launch"
         "(default: 0, workers see no GPU)",
     )
     option(
-        "--nodes", type=int, help="Flower nodes that lend their workers (default: 2 per worker, at least 4)"
+        "--nodes", type=int, help="Flower nodes that lend their workers (default: 4 per worker, at least 8)"
     )
     option(
         "--timeout",
