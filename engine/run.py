@@ -44,7 +44,7 @@ def run(settings: Mapping[str, Scalar] | None = None, *, workers: int = 0) -> Pa
     with local_grid(config, workers=workers) as grid:
         from server import app as server_app  # takes seconds, in which the workers do the same
 
-        return server_app.run(grid, config)
+        return server_app.run(grid, config, workers)
 
 
 @contextmanager

@@ -61,8 +61,8 @@ class NothingLearnedError(RuntimeError):
     """A run ended without a single merge."""
 
 
-def run(grid: Grid, config: RunConfig) -> Path:
-    """Run one configuration and return its folder.
+def run(grid: Grid, config: RunConfig, workers: int = 0) -> Path:
+    """Run one configuration and return its folder; ``workers`` other processes of this machine compute.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def run(grid: Grid, config: RunConfig) -> Path:
     torch.set_num_threads(1)
     tracker_names(config.report.trackers)  # refused now, not after the models are made
     saved = Saved.read(Path(config.run.resume)) if config.run.resume else None
-    job = prepare(config, say=say)
+    job = prepare(config, say, workers)
     if saved is not None:
         saved.check(job)
     evaluator = Evaluator(config, job.path, job.tuning, job.text, job.clusters)

@@ -71,7 +71,7 @@ class Job:
         return sum(value.size for value in self.initial.values())
 
 
-def prepare(config: RunConfig, say: Callable[[str], None]) -> Job:
+def prepare(config: RunConfig, say: Callable[[str], None], workers: int = 0) -> Job:
     """Return the job, or refuse it; nothing has been written then.
 
     Parameters
@@ -80,6 +80,8 @@ def prepare(config: RunConfig, say: Callable[[str], None]) -> Job:
         Checked settings.
     say : callable
         Receives a line of progress now and then; making the demo's base model takes a minute.
+    workers : int
+        As for `server.model_input.read_model`.
 
     Raises
     ------
@@ -87,7 +89,7 @@ def prepare(config: RunConfig, say: Callable[[str], None]) -> Job:
         If the sites, the sky, the data or the checkpoint cannot be used.
     """
     world = read_world(config, say)
-    path, layout = read_model(config, world, say)
+    path, layout = read_model(config, world, say, workers)
     tuning = tuning_from(config, layout.layers)
     return Job(
         config=config,

@@ -19,8 +19,14 @@ from scenario.settings.config import RunConfig
 from server.inputs import World
 from server.screen.ascii_screen import alarm
 
+WORKER_BYTES = 80_000_000
+"""What a worker holds beside the model and what others hold too: own memory of the pool's in a run of a
+thousand devices (docs/LOG.md)."""
 
-def read_model(config: RunConfig, world: World, say: Callable[[str], None]) -> tuple[str, ExpertLayout]:
+
+def read_model(
+    config: RunConfig, world: World, say: Callable[[str], None], workers: int = 0
+) -> tuple[str, ExpertLayout]:
     """Return the folder of the base checkpoint and its experts, fit for this machine and the data.
 
     Parameters
@@ -31,6 +37,8 @@ def read_model(config: RunConfig, world: World, say: Callable[[str], None]) -> t
         Whose text must fill blocks of tokens.
     say : callable
         As for `server.job.prepare`.
+    workers : int
+        Other processes of this machine that will hold sub-models.
 
     Raises
     ------
@@ -43,9 +51,13 @@ def read_model(config: RunConfig, world: World, say: Callable[[str], None]) -> t
         say(alarm(f"CODE THAT CAME WITH THE CHECKPOINT RUNS HERE AND ON EVERY DEVICE: {path}"))
     storage = open_storage(path, config.model.dtype, config.model.hold)
     layout = layout_of(storage)
+    machine_bytes = psutil.virtual_memory().total
+    # What the server merges into is dequantised, however devices hold it.
+    whole = read_layout(path, config.model.dtype)
     if not config.evaluate.streamed:
-        # What the server merges into is dequantised, however devices hold it.
-        check_memory(read_layout(path, config.model.dtype).total_bytes, psutil.virtual_memory().total)
+        check_memory(whole.total_bytes, machine_bytes)
+    server_bytes = one_expert_a_layer_bytes(whole) if config.evaluate.streamed else whole.total_bytes
+    check_workers(layout, workers, server_bytes=server_bytes, machine_bytes=machine_bytes)
     _try_family(path, layout, say)
     tokenizer = load_tokenizer(path)
     check_tokens(tokenizer, storage)
@@ -94,4 +106,37 @@ def check_memory(model_bytes: int, machine_bytes: int) -> None:
             f"to measure the merged model the server holds it whole, {model_bytes / 1e9:.1f} GB in "
             f"model.dtype, and this machine has {machine_bytes / 1e9:.1f} GB of memory; set "
             "evaluate.streamed = true, which reads its experts from disk as they are needed"
+        )
+
+
+def one_expert_a_layer_bytes(layout: ExpertLayout) -> int:
+    """Return the bytes of the smallest sub-model: the shared part and an expert in every layer."""
+    return layout.shared_bytes + sum(layout.expert_bytes.values())
+
+
+def check_workers(layout: ExpertLayout, workers: int, *, server_bytes: int, machine_bytes: int) -> None:
+    """Refuse more workers than this machine has memory for, even if every cluster held one expert a layer.
+
+    Parameters
+    ----------
+    layout : ExpertLayout
+        As devices hold the model.
+    workers : int
+        Processes that hold a sub-model each; they may share its pages, but for the experts they tune.
+    server_bytes, machine_bytes : int
+        What the server holds, and all there is.
+
+    Raises
+    ------
+    ValueError
+        If it cannot fit; with the estimate.
+    """
+    of_one = WORKER_BYTES + sum(layout.expert_bytes.values())
+    least_bytes = server_bytes + layout.shared_bytes + workers * of_one
+    if workers and least_bytes > machine_bytes:
+        raise ValueError(
+            f"{workers} workers need at least {least_bytes / 1e9:.1f} GB ({server_bytes / 1e9:.1f} GB for "
+            f"the server, {layout.shared_bytes / 1e9:.1f} GB for the shared part, {of_one / 1e9:.2f} GB a worker "
+            f"with one expert a layer), and this machine has {machine_bytes / 1e9:.1f} GB of memory; lower "
+            "--workers, set evaluate.streamed = true, or hold weights in fewer bits (model.dtype, model.hold)"
         )

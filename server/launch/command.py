@@ -150,6 +150,8 @@ def refused_at_the_door(
         write_run_config(overrides, home / "run-config.toml"),
         home,
         environment(home, 0, tag),
+        # Ray's own cluster has its workers' memory elsewhere.
+        workers=0 if options.ray_address else options.workers,
         silence_s=options.silence,
         say=lambda text: print(f"launch: {text}", flush=True),
     )

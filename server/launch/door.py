@@ -28,23 +28,24 @@ def main(arguments: Sequence[str]) -> int:
     Parameters
     ----------
     arguments : sequence of str
-        The settings as `server.launch.run_config.write_run_config` leaves them, and the file for the refusal.
+        The settings as `server.launch.run_config.write_run_config` leaves them, the file for the refusal, and
+        the number of workers on this machine.
 
     Returns
     -------
     int
         0 if the run can begin, 2 if it is refused.
     """
-    settings, answer = (Path(argument) for argument in arguments)
+    settings, answer, workers = Path(arguments[0]), Path(arguments[1]), int(arguments[2])
     try:
-        check_inputs(read_config(tomllib.loads(settings.read_text(encoding="utf-8"))), _say)
+        check_inputs(read_config(tomllib.loads(settings.read_text(encoding="utf-8"))), _say, workers)
     except ValueError as refusal:
         answer.write_text(str(refusal), encoding="utf-8", errors="surrogateescape")
         return EXIT_REFUSED
     return 0
 
 
-def check_inputs(config: RunConfig, say: Callable[[str], None]) -> None:
+def check_inputs(config: RunConfig, say: Callable[[str], None], workers: int = 0) -> None:
     """Read everything a run is made of; the quick before the slow, and the faults of each together.
 
     Parameters
@@ -53,6 +54,8 @@ def check_inputs(config: RunConfig, say: Callable[[str], None]) -> None:
         Checked settings.
     say : callable
         Receives a line of progress now and then; making the demo's base model takes a minute.
+    workers : int
+        Processes of this machine that will hold sub-models.
 
     Raises
     ------
@@ -69,7 +72,7 @@ def check_inputs(config: RunConfig, say: Callable[[str], None]) -> None:
     from server.model_input import read_model  # Only now: torch takes seconds.
     from server.record.state import load_state
 
-    tried(faults, lambda: read_model(config, world, say))
+    tried(faults, lambda: read_model(config, world, say, workers))
     if config.run.resume:
         tried(faults, lambda: load_state(Path(config.run.resume)))
     if faults:
@@ -81,6 +84,7 @@ def ask(
     folder: Path,
     environment: Mapping[str, str],
     *,
+    workers: int,
     silence_s: float,
     say: Callable[[str], None],
 ) -> str:
@@ -94,6 +98,8 @@ def ask(
         A folder of the caller's that exists; the answer is read from it and removed.
     environment : Mapping[str, str]
         Of the process that reads.
+    workers : int
+        Processes of this machine that will hold sub-models.
     silence_s : float
         After this long without an answer a line says that it goes on, seconds.
     say : callable
@@ -110,7 +116,7 @@ def ask(
     with errors.open("wb") as log:
         # -P: a folder called `server` where the user stands is not ours.
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "server.launch.door", str(settings), str(answer)],
+            [sys.executable, "-P", "-m", "server.launch.door", str(settings), str(answer), str(workers)],
             env={**environment, "PYTHONPATH": paths},
             stdin=subprocess.DEVNULL,
             stderr=log,

@@ -6,8 +6,10 @@ import pytest
 
 from benchmarks.tiny_models import save_tiny
 from demo.tokenizer import train_tokenizer
+from moe.experts import ExpertLayout
 from scenario.settings.reading import read_config
 from server.job import check_memory, prepare
+from server.model_input import check_workers
 
 
 def test_a_model_larger_than_the_machine_is_refused_with_the_way_out() -> None:
@@ -16,6 +18,25 @@ def test_a_model_larger_than_the_machine_is_refused_with_the_way_out() -> None:
         ValueError, match=r"61\.1 GB in model\.dtype.*has 16\.0 GB of memory; set evaluate\.streamed = true"
     ):
         check_memory(61_100_000_000, 16_000_000_000)
+
+
+def test_more_workers_than_the_machine_has_memory_for_are_refused_with_the_estimate() -> None:
+    layout = ExpertLayout(
+        family="mixtral",
+        num_experts={0: 8, 1: 8},
+        top_k=2,
+        expert_bytes={0: 200_000_000, 1: 300_000_000},
+        shared_bytes=1_000_000_000,
+        shapes={},
+    )
+    # 1.5 GB for the server, 1.0 GB shared, and 0.58 GB a worker: four fit into 4.82 GB, and no fifth.
+    sizes = {"server_bytes": 1_500_000_000, "machine_bytes": 4_820_000_000}
+    check_workers(layout, 4, **sizes)
+    check_workers(layout, 0, server_bytes=1_500_000_000, machine_bytes=1_500_000_000)
+    with pytest.raises(
+        ValueError, match=r"^5 workers need at least 5\.4 GB .* 0\.58 GB a worker .* has 4\.8 GB .* --workers"
+    ):
+        check_workers(layout, 5, **sizes)
 
 
 @pytest.fixture
