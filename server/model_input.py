@@ -136,7 +136,8 @@ def check_workers(layout: ExpertLayout, workers: int, *, server_bytes: int, mach
     if workers and least_bytes > machine_bytes:
         raise ValueError(
             f"{workers} workers need at least {least_bytes / 1e9:.1f} GB ({server_bytes / 1e9:.1f} GB for "
-            f"the server, {layout.shared_bytes / 1e9:.1f} GB for the shared part, {of_one / 1e9:.2f} GB a worker "
-            f"with one expert a layer), and this machine has {machine_bytes / 1e9:.1f} GB of memory; lower "
-            "--workers, set evaluate.streamed = true, or hold weights in fewer bits (model.dtype, model.hold)"
+            f"the server, {layout.shared_bytes / 1e9:.1f} GB for the shared part, "
+            f"{of_one / 1e9:.2f} GB a worker with one expert a layer), and this machine has "
+            f"{machine_bytes / 1e9:.1f} GB of memory; lower --workers, set evaluate.streamed = true, or "
+            "hold weights in fewer bits (model.dtype, model.hold)"
         )
