@@ -39,7 +39,7 @@ from server.report.summary import RunSummary, write_summary
 from server.screen.ascii_screen import say
 from server.screen.last_word import REFUSED, STOPPED, say_last
 from server.summarise import model_card, summarise
-from sim.grid.workers import WorkersLostError
+from sim.grid.workers import WorkerOutOfMemoryError, WorkersLostError
 
 app = ServerApp()
 
@@ -52,7 +52,7 @@ def main(grid: Grid, context: Context) -> None:
     except ValueError as refusal:
         say_last(refusal, REFUSED)
         raise
-    except (OSError, NothingLearnedError, WorkersLostError) as failure:
+    except (OSError, NothingLearnedError, WorkerOutOfMemoryError, WorkersLostError) as failure:
         say_last(failure, STOPPED)
         raise
 
@@ -128,8 +128,8 @@ def _saying_how_to_go_on(folder: Path) -> Iterator[None]:
     """Add to an error of the disk, or of a worker that died, what is left and how to go on."""
     try:
         yield
-    except WorkersLostError as error:
-        raise WorkersLostError(
+    except (WorkerOutOfMemoryError, WorkersLostError) as error:
+        raise type(error)(
             f"{error}. If memory ran out, lower --workers, train.batch-size or model.kept-mb, or raise "
             "train.micro-batches. The run is saved up to its last state; go on with: flwr run . --stream "
             f"--run-config {folder / RESUME_FILE}"

@@ -21,6 +21,9 @@ from sim.grid.message_bytes import decode_content, encode_content
 GROUP_RECORD = "group"
 """Name of the ConfigRecord that makes a message or a reply one of a group."""
 
+OUT_OF_MEMORY = "out of memory"
+"""How the reason of an error begins when a machine's memory ran out: no fault of the node it computed for."""
+
 _Structure = tuple[tuple[str, str, tuple[int, ...], str, int], ...]
 
 
@@ -110,7 +113,18 @@ def _answer(message: Message, context: Context, call_next: Callable[..., Message
 
 def client_fault(fault: Exception) -> Error:
     """Return what a client raised as Flower's error: its type and words, no paths or process ids."""
-    return Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{type(fault).__name__}: {fault}")
+    words = f"{type(fault).__name__}: {fault}"
+    if _is_out_of_memory(fault):
+        words = f"{OUT_OF_MEMORY}: {words}"
+    return Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, words)
+
+
+def _is_out_of_memory(fault: Exception) -> bool:
+    """Say whether memory ran out, by the words of torch, which this room does not know."""
+    return isinstance(fault, MemoryError) or (
+        isinstance(fault, RuntimeError)
+        and (type(fault).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(fault))
+    )
 
 
 class _Stacks:

@@ -11,7 +11,7 @@ from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from sim.grid.groups import is_group, pack, unpack, wall_s
+from sim.grid.groups import OUT_OF_MEMORY, is_group, pack, unpack, wall_s
 
 # Real messages must outlive any queue of real work; Flower's default of 12 h is wall time here.
 INNER_TTL_S = 30 * 86400.0
@@ -26,6 +26,10 @@ MOST_TOGETHER, FIRST_TOGETHER = 128, 8
 
 class WorkersLostError(RuntimeError):
     """A worker process died, and with it its place in Flower's pool, which cannot make another."""
+
+
+class WorkerOutOfMemoryError(RuntimeError):
+    """A worker has not the memory for the work of a simulated node."""
 
 
 class Work(NamedTuple):
@@ -167,6 +171,8 @@ class Workers:
         ------
         WorkersLostError
             If the process that computed it died.
+        WorkerOutOfMemoryError
+            If the process that computed it, or other work meanwhile, had not the memory.
         """
         self.flush()
         begin_wall_s = monotonic()
@@ -216,7 +222,17 @@ class Workers:
                     self._early[work_id] = outcome
 
     def _outcomes(self, reply: Message, num_works: int) -> Sequence[RecordDict | Error]:
-        """Return what became of each node's work in a message."""
+        """Return what became of each node's work in a message.
+
+        Lack of memory in a worker is this machine's, not the node's: the run's numbers must not know of it.
+        """
+        outcomes = self._all_outcomes(reply, num_works)
+        for outcome in outcomes:
+            if isinstance(outcome, Error) and (outcome.reason or "").startswith(OUT_OF_MEMORY):
+                raise WorkerOutOfMemoryError(f"a worker ran {_first_line(outcome.reason)}")
+        return outcomes
+
+    def _all_outcomes(self, reply: Message, num_works: int) -> Sequence[RecordDict | Error]:
         if reply.has_error():
             if reply.error.code == ErrorCode.UNKNOWN:
                 raise WorkersLostError(

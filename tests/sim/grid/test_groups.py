@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.grid.grid import SatelliteGrid
-from sim.grid.groups import each_of_group, is_group, pack, unpack
+from sim.grid.groups import client_fault, each_of_group, is_group, pack, unpack
 from sim.grid.message_bytes import content_bytes, encode_content
-from sim.grid.workers import WorkersLostError
+from sim.grid.workers import WorkerOutOfMemoryError, WorkersLostError
 from sim.plans.plan import ContactPlan
 from tests.fake_grid import FakeGrid
 from tests.sim.grid.skies import flat, people
@@ -126,3 +126,27 @@ def test_a_worker_that_died_ends_the_run_instead_of_failing_its_nodes(
     monkeypatch.setattr(FakeGrid, "_answer", died)
     with pytest.raises(WorkersLostError, match=r"a worker process died.*ActorDiedError"):
         drive(is_grouped=True)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        MemoryError("no more"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_worker_without_memory_ends_the_run_instead_of_failing_its_nodes(
+    monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    def lacked(_: FakeGrid, message: Message) -> Message:
+        return Message(client_fault(fault), reply_to=message)
+
+    monkeypatch.setattr(FakeGrid, "_answer", lacked)
+    with pytest.raises(
+        WorkerOutOfMemoryError, match=r"a worker ran out of memory: (Memory|Runtime)Error: .+"
+    ):
+        drive(is_grouped=False)
+
+
+def test_what_else_a_client_raises_is_its_nodes_fault() -> None:
+    assert client_fault(RuntimeError("no convergence")).reason == "RuntimeError: no convergence"
