@@ -1,8 +1,9 @@
-"""What every worker needs, imported once before they fork, so that they share the memory it takes."""
+"""What every worker needs, imported once before they fork, so that they share the memory it takes.
 
-import gc
+Reference counts are written to as objects are used; the collector need not touch the rest as well.
+"""
 
-import client.app  # noqa: F401
+from server.machine.quick_imports import quick_imports
 
-# Reference counts are written to as objects are used; the collector need not touch the rest as well.
-gc.freeze()
+with quick_imports():
+    import client.app  # noqa: F401

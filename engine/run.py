@@ -17,6 +17,7 @@ from engine.local_grid import Computer, LocalGrid
 from engine.processes import Processes
 from scenario.settings.config import RunConfig, Scalar, flat_config
 from scenario.settings.reading import read_config
+from server.machine.quick_imports import quick_imports
 
 PRELOAD = ("engine.preload",)
 
@@ -42,7 +43,8 @@ def run(settings: Mapping[str, Scalar] | None = None, *, workers: int = 0) -> Pa
     """
     config = read_config(dict(settings or {}))
     with local_grid(config, workers=workers) as grid:
-        from server import app as server_app  # takes seconds, in which the workers do the same
+        with quick_imports():
+            from server import app as server_app  # takes seconds, in which the workers do the same
 
         return server_app.run(grid, config, workers)
 
@@ -66,6 +68,7 @@ def local_grid(config: RunConfig, *, workers: int = 0) -> Iterator[LocalGrid]:
 
 def client_app() -> ClientApp:
     """Return the project's ClientApp."""
-    from client.app import app
+    with quick_imports():
+        from client.app import app
 
     return app

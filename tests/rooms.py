@@ -71,9 +71,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("moe", "moe.families", "moe.disk", "moe.tuning", "moe.export", "moe.inspect", "sim"),
         *("sim.plans", "sim.grid"),
     ),
-    # the app without Flower's processes: brings the two apps together, as Flower does
-    "engine": ("client", "server", "scenario.settings", "sim.grid"),
     "server.machine": (),
+    # the app without Flower's processes: brings the two apps together, as Flower does
+    "engine": ("client", "server", "server.machine", "scenario.settings", "sim.grid"),
     "server.launch": (
         *("server", "server.screen", "server.record", "server.machine", "engine"),
         *("scenario.settings", "scenario.tables"),

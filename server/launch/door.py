@@ -17,6 +17,7 @@ from pathlib import Path
 from scenario.settings.config import RunConfig
 from scenario.settings.reading import read_config
 from server.inputs import check_model_folder, check_run_folder, read_world, tried
+from server.machine.quick_imports import quick_imports
 
 EXIT_REFUSED = 2
 LOOK_EVERY_S = 0.05
@@ -69,8 +70,9 @@ def check_inputs(config: RunConfig, say: Callable[[str], None], workers: int = 0
     world = tried(faults, lambda: read_world(config, lambda _: None))
     if world is None or faults:
         raise ValueError("\n".join(faults))
-    from server.model_input import read_model  # Only now: torch takes seconds.
-    from server.record.state import load_state
+    with quick_imports():
+        from server.model_input import read_model  # Only now: torch takes seconds.
+        from server.record.state import load_state
 
     tried(faults, lambda: read_model(config, world, say, workers))
     if config.run.resume:

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import NoReturn, cast
 
 from server.machine.environment import quiet_settings
+from server.machine.quick_imports import quick_imports
 
 ENGINES = ("flower", "in-process", "processes")
 
@@ -55,8 +56,9 @@ def run_here(overrides: Mapping[str, object], *, engine: str, workers: int) -> s
     # Before flwr, tokenizers and torch are imported, which read them then.
     for name, value in quiet_settings().items():
         os.environ.setdefault(name, value)
-    from engine.run import run
-    from scenario.settings.config import Scalar
+    with quick_imports():
+        from engine.run import run
+        from scenario.settings.config import Scalar
 
     print(f"launch: {engine}, {workers if engine == 'processes' else 'no'} workers", flush=True)
     try:
