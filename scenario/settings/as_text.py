@@ -18,7 +18,7 @@ PAGE_HEAD = """\
 
 Every setting of a run. The defaults are the demo; they stand in `[tool.flwr.app.config]` of `pyproject.toml`.
 
-- One setting: `flwr run . --stream --run-config "train.max-steps=32 sky.hours=48.0"`
+- One setting: `flwr run . --stream --run-config "train.max-steps=64 sky.hours=48.0"`
 - A named experiment: `flwr run . --stream --run-config conf/smoke.toml`; values on the command line are TOML,
   so text is quoted: `--run-config "strategy='fedavg'"`.
 - `flwr run` takes one file or settings, not both, and all settings in one string: of two `--run-config` that

@@ -73,7 +73,7 @@ def test_no_more_workers_are_asked_for_than_the_gpus_have_room_for(monkeypatch: 
         options = parse(f"--workers 16 {typed}".split())
         check(options)
         found.append((options.workers, options.nodes))
-    assert found == [(4, 8), (16, 32), (4, 9), (16, 32)]
+    assert found == [(4, 16), (16, 64), (4, 9), (16, 64)]
 
 
 def test_clients_that_must_have_a_gpu_and_get_none_are_refused_before_flower_starts(
