@@ -105,7 +105,7 @@ def _tune_on(
     model = state.submodel(experts)
     set_arrays(model, task.values)
     share_s = instructions.wall_budget_s / len(instructions.devices)
-    spec = state.train_spec(instructions.steps, share_s)
+    spec = state.train_spec(instructions.steps, share_s, task.proximal_mu)
     lower = state.lower_layers(model, experts, device)
     result = train(model, state.blocks(device), spec, [state.config.seed, device, task.dispatch], lower)
     tuned = get_arrays(model)

@@ -92,7 +92,7 @@ class ClientState:
         frozen = frozenset(expert for expert in experts if not self.tuning.tunes(expert.layer))
         return LowerLayers(model, self._kept_outputs, (device_id, frozen)) or None
 
-    def train_spec(self, steps: int, wall_budget_s: float) -> TrainSpec:
+    def train_spec(self, steps: int, wall_budget_s: float, proximal_mu: float = 0.0) -> TrainSpec:
         """Return how to train for so many steps, or for so long."""
         settings = self.config.train
         return TrainSpec(
@@ -105,6 +105,7 @@ class ClientState:
             max_grad_norm=settings.max_grad_norm,
             micro_batches=settings.micro_batches,
             gradient_checkpointing=settings.gradient_checkpointing,
+            proximal_mu=proximal_mu,
         )
 
     @cached_property

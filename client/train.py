@@ -45,6 +45,8 @@ class TrainSpec:
         is that of the whole batch.
     gradient_checkpointing : bool
         Whether to hold only each layer's input and compute the rest again in the backward pass.
+    proximal_mu : float
+        Weight mu of ``mu / 2 * |w - start|^2`` beside the loss, >= 0 (FedProx, arXiv 1812.06127, eq. 2).
     """
 
     steps: int
@@ -56,6 +58,7 @@ class TrainSpec:
     max_grad_norm: float
     micro_batches: int = 1
     gradient_checkpointing: bool = False
+    proximal_mu: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +103,7 @@ def train(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer, scaler = make_optimizer(parameters, spec), _loss_scaler(model)
     batches = _batches(len(blocks_NT), spec.batch_size, np.random.default_rng(seed))
+    starts = [p.detach().clone() for p in parameters] if spec.proximal_mu else []
     began_s, losses, seen = time.monotonic(), list[float](), set[int]()
     products = half_products(model)
     try:
@@ -109,7 +113,9 @@ def train(
             below_BTH = lower.outputs(tokens_BT, rows.tolist()) if lower else None
             backward = partial(_backward, model, tokens_BT, spec.micro_batches, scaler, lower, below_BTH)
             with products:
-                losses.append(_step(backward, spec, optimizer, scaler, f"local step {len(losses) + 1}"))
+                losses.append(
+                    _step(backward, spec, optimizer, scaler, starts, f"local step {len(losses) + 1}")
+                )
             seen.update(int(row) for row in rows)
             if time.monotonic() - began_s >= spec.wall_budget_s:
                 break
@@ -131,6 +137,7 @@ def _step(
     spec: TrainSpec,
     optimizer: torch.optim.Optimizer,
     scaler: GradScaler,
+    starts: list[Tensor],
     where: str,
 ) -> float:
     """Take one step of the optimiser on a batch, and return the loss it began with.
@@ -148,6 +155,7 @@ def _step(
                 + (', or set model.dtype to "bfloat16"' if scaler.is_enabled() else "")
             )
         scaler.unscale_(optimizer)
+        _pull_back(starts, optimizer, spec.proximal_mu)
         nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], spec.max_grad_norm)
         scale = scaler.get_scale()
         scaler.step(optimizer)
@@ -161,6 +169,13 @@ def _step(
                 'not; set model.dtype to "bfloat16" or "float32", or lower train.learning-rate '
                 f"(now {spec.learning_rate})"
             )
+
+
+def _pull_back(starts: list[Tensor], optimizer: torch.optim.Optimizer, mu: float) -> None:
+    """Add the gradient of FedProx's term, ``mu * (w - start)``; nothing without starts."""
+    for parameter, start in zip(optimizer.param_groups[0]["params"] if starts else (), starts, strict=True):
+        pull = mu * (parameter.detach() - start)
+        parameter.grad = pull if parameter.grad is None else parameter.grad + pull
 
 
 def _backward(

@@ -1,4 +1,4 @@
-"""Run EMS-FL over the simulated sky or over Flower's own grid, with saving and resuming."""
+"""Run EMS-FL, or an asynchronous rival, over the simulated sky or Flower's own grid; saves and resumes."""
 
 import time
 from collections.abc import Callable
@@ -21,6 +21,7 @@ from server.record.saving_pace import SavingPace
 from server.record.state import load_state, save_state
 from sim.grid.grid import SatelliteGrid
 from strategy.assignment import Assignment
+from strategy.baselines.asynchronous import FedAsync, FedBuff
 from strategy.ems_fl import EmsFl
 from strategy.messages import decode_arrays, encode_arrays
 from strategy.settings import EmsFlSettings, experts_that_fit
@@ -31,6 +32,9 @@ MAX_FAILURES = 5
 """Faults in a row after which a node is left alone for the rest of the run."""
 POLL_INTERVAL_S = 1.0
 """Real seconds between two looks at a deployed grid; a SuperNode itself polls every 3 s."""
+
+
+STRATEGIES: dict[str, type[EmsFl]] = {"ems-fl": EmsFl, "fedbuff": FedBuff, "fedasync": FedAsync}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +110,7 @@ def run_ems_fl(job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Sav
             extra = {"log_offset": log.offset, "clock_s": clock()}
             save_state(log.folder, state, sky=snapshot(), extra=extra)
 
-    strategy = EmsFl(
+    strategy = STRATEGIES[job.config.strategy](
         settings,
         clock=clock,
         expects=expects,
@@ -158,11 +162,13 @@ def settings_from(job: Job) -> EmsFlSettings:
         clusters=job.clusters,
         max_experts=_expert_limit(job),
         one_of_each_bytes=_one_of_each_bytes(job),
-        assign_method=config.assign.method,
+        # The rivals do not split.
+        assign_method=config.assign.method if config.strategy == "ems-fl" else "all",
         discount=discount_from_name(
             config.merge.discount, a=config.merge.discount_a, b=config.merge.discount_b
         ),
         server_learning_rate=config.merge.server_learning_rate,
+        buffer_size=config.merge.buffer_size,
         count_whole_cluster=config.merge.count == "cluster",
         profile_wait_s=config.profile.wait_hours * 3600.0,
         merge_wait_s=config.merge.wait_s,

@@ -11,7 +11,7 @@ from server.job import Job
 from server.observer import Observer
 from server.record.run_log import RunLog
 from server.screen.quiet_flower import quiet_flower
-from strategy.baselines import BoundedFedAvg, HorizonReachedError, Round
+from strategy.baselines.synchronous import BoundedFedAvg, HorizonReachedError, Round
 from strategy.messages import decode_arrays, encode_arrays
 
 
@@ -33,7 +33,7 @@ def run_fedavg(job: Job, grid: Grid, log: RunLog, observer: Observer) -> Outcome
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         nonlocal values
-        if server_round and not last.answered:
+        if server_round and (last.is_cut or not last.answered):
             return None  # nothing was averaged: the same model has been measured
         values = decode_arrays(arrays)
         metrics = observer.measure(values, None, merges=server_round, time_s=clock())
@@ -44,6 +44,8 @@ def run_fedavg(job: Job, grid: Grid, log: RunLog, observer: Observer) -> Outcome
         num_nodes=num_nodes,
         fraction=settings.fraction,
         seed=job.config.seed,
+        server_learning_rate=job.config.merge.server_learning_rate,
+        proximal_mu=settings.proximal_mu,
         is_over=lambda: clock() >= job.horizon_s,
         on_round=note,
         on_wait=log.waiting,
@@ -67,10 +69,10 @@ def run_fedavg(job: Job, grid: Grid, log: RunLog, observer: Observer) -> Outcome
 def stop_reason(last: Round, num_rounds: int) -> str:
     """Return why the rounds ended and how many are done."""
     if last.is_cut:
-        kept = "their mean is kept" if last.answered else "nothing of it is kept"
         return (
             f"the horizon was reached: {last.number - 1} of {num_rounds} rounds are done, and round "
-            f"{last.number} was cut when {last.answered} of {last.asked} nodes had answered ({kept})"
+            f"{last.number} was cut when {last.answered} of {last.asked} nodes had answered (nothing of it "
+            "is kept)"
         )
     if last.number < num_rounds:
         return f"the horizon was reached: {last.number} of {num_rounds} rounds are done"

@@ -18,6 +18,9 @@ NEAR_UNIFORM = 1.25
 (docs/LOG.md: with a base whose experts do not follow the domains the method lost to FedAvg)."""
 
 
+METHODS = ("optimal", "random", "overlap", "all")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
     """Which experts every cluster trains.
@@ -73,8 +76,10 @@ def assign_experts(
         Decoder layers, in the order of ``mass``.
     max_experts : Mapping[str, int]
         By cluster, the most experts a layer may give it (its memory and its link), >= 1.
-    method : {"optimal", "random", "all"}
+    method : {"optimal", "random", "overlap", "all"}
         ``random``: as many experts as ``optimal`` gives, drawn from ``seed`` (ablation).
+        ``overlap``: as many, but every cluster the best for itself, whoever else has them (as ESFT, arXiv
+        2407.01906, chooses them for one task).
         ``all``: every cluster trains every expert (overlap, the conventional way).
     seed : int
         For ``random``.
@@ -89,14 +94,14 @@ def assign_experts(
     names = tuple(mass)
     share = {name: [_shares(layer) for layer in mass[name]] for name in names}
     groups = _groups(share, min(len(share[names[0]][at]) for at in range(len(layers))))
-    if method == "all":
+    if method in ("all", "overlap"):
         groups = tuple((name,) for name in names)
     experts: dict[str, list[ExpertId]] = {name: [] for name in names}
     random = np.random.default_rng(seed)
     for at, layer in enumerate(layers):
         share_CE = np.stack([np.mean([share[name][at] for name in group], axis=0) for group in groups])
         limit_C = np.array([min(max_experts[name] for name in group) for group in groups])
-        chosen_CE = np.ones(share_CE.shape, bool) if method == "all" else _transport(share_CE, limit_C)
+        chosen_CE = _choose(share_CE, limit_C, method)
         if method == "random":
             chosen_CE = chosen_CE[:, random.permutation(chosen_CE.shape[1])]
         for group, chosen_E in zip(groups, chosen_CE, strict=True):
@@ -108,6 +113,19 @@ def assign_experts(
         capture={name: _capture(share[name], layers, experts[name]) for name in names},
         random_capture={name: _expected_capture(share[name], layers, experts[name]) for name in names},
     )
+
+
+def _choose(share_CE: NDArray[np.float64], limit_C: NDArray[np.int64], method: str) -> NDArray[np.bool_]:
+    """Return which experts of a layer each cluster gets."""
+    C, E = share_CE.shape
+    if method == "all":
+        return np.ones((C, E), bool)
+    if method != "overlap":
+        return _transport(share_CE, limit_C)
+    # An equal deal, as far as each fits: what a cluster holds must not depend on what others like.
+    count_C = np.minimum(limit_C, max(1, E // C))
+    order_CE = np.argsort(-share_CE, axis=1, kind="stable")
+    return np.argsort(order_CE, axis=1) < count_C[:, None]
 
 
 def _transport(share_CE: NDArray[np.float64], limit_C: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -168,8 +186,8 @@ def _check(
 ) -> None:
     if not mass:
         raise ValueError("no cluster has reported its routing: nothing can be assigned")
-    if method not in ("optimal", "random", "all"):
-        raise ValueError(f"unknown assignment method {method!r}; choose optimal, random or all")
+    if method not in METHODS:
+        raise ValueError(f"unknown assignment method {method!r}; choose one of {', '.join(METHODS)}")
     faults = [f"cluster {name!r} fits no expert" for name in mass if max_experts[name] < 1]
     for name, per_layer in mass.items():
         if len(per_layer) != len(layers):

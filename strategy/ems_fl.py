@@ -63,6 +63,9 @@ class EmsFl(Strategy):
         Of an earlier run, to resume.
     """
 
+    reply_with = "delta"
+    """What a device answers with: what it changed, or ``values``."""
+
     def __init__(
         self,
         settings: EmsFlSettings,
@@ -114,16 +117,13 @@ class EmsFl(Strategy):
             for reply in grid.pull_messages(state.in_flight.keys()):
                 self._log(receive_reply(reply, state, self.settings, self._clock()))
             self._in_view = set(grid.get_node_ids())
-            passes_over = self._passes_over()
-            for cluster in passes_over:
-                self._log(merge_pass(cluster, state, self.settings))
+            has_merged = self._merge_due()
             self._evaluate(evaluate_fn, result)
-            if is_assigned_now or passes_over:
+            if is_assigned_now or has_merged:
                 self._on_settled(state)
             time.sleep(self.settings.poll_interval_s)
 
-        for cluster in list(state.arrivals):
-            self._log(merge_pass(cluster, state, self.settings))
+        self._merge_due(at_end=True)
         self._evaluate(evaluate_fn, result, at_end=True)
         self._on_settled(state)
         result.arrays = encode_arrays(state.values)
@@ -149,7 +149,9 @@ class EmsFl(Strategy):
             if values := self._values_for(profile.cluster):
                 frozen = set(state.assignment.experts[profile.cluster]) - {key.expert for key in values}
                 dispatch = state.dispatches.get(node_id, 0)
-                messages.append(train_instruction(node_id, values, dispatch, frozen))
+                messages.append(
+                    train_instruction(node_id, values, dispatch, frozen, reply_with=self.reply_with)
+                )
         return messages
 
     @override
@@ -159,8 +161,7 @@ class EmsFl(Strategy):
         """Take in replies and merge every cluster they come from at once."""
         for reply in replies:
             self._log(receive_reply(reply, self.state, self.settings, self._clock()))
-        for cluster in list(self.state.arrivals):
-            self._log(merge_pass(cluster, self.state, self.settings))
+        self._merge_due(at_end=True)
         return encode_arrays(self.state.values), None
 
     @override
@@ -233,13 +234,25 @@ class EmsFl(Strategy):
             versions = {key.expert: state.version(key.expert) for key in self._values_for(cluster)}
         state.in_flight.add(message_id, InFlight(node_id=node_id, cluster=cluster, versions=versions))
 
-    def _passes_over(self) -> list[str]:
-        """Return the clusters whose buffered updates should be merged now."""
+    def _merge_due(self, *, at_end: bool = False) -> bool:
+        """Merge what is due, or all that waits; say whether there was anything."""
+        due = self._due(at_end=at_end)
+        for clusters in due:
+            for event in self._merge(clusters):
+                self._log(event)
+        return bool(due)
+
+    def _merge(self, clusters: Sequence[str]) -> Iterable[Event]:
+        return merge_pass(clusters, self.state, self.settings)
+
+    def _due(self, *, at_end: bool = False) -> list[Sequence[str]]:
+        """Return the clusters whose pass is over, each to be merged by itself."""
         state, now_s = self.state, self._clock()
         return [
-            cluster
+            (cluster,)
             for cluster, waiting in state.arrivals.items()
-            if now_s - waiting[0].arrived_s >= self.settings.merge_wait_s
+            if at_end
+            or now_s - waiting[0].arrived_s >= self.settings.merge_wait_s
             or not any(map(self._is_expected, state.in_flight.training(cluster)))
         ]
 

@@ -65,12 +65,15 @@ class TrainTask:
         ``delta`` (value minus start) or ``values`` (for strategies that average models).
     frozen : frozenset of ExpertId or None
         Experts to keep in layers that are not tuned; None where the message does not say: all of them.
+    proximal_mu : float
+        Strength of FedProx's pull back to ``values``; 0: none.
     """
 
     values: ExpertArrays
     dispatch: int
     reply_with: str
     frozen: frozenset[ExpertId] | None = None
+    proximal_mu: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,10 +175,15 @@ def read_profile(reply: Message) -> Profile:
 
 
 def train_instruction(
-    node_id: int, values: ExpertArrays, dispatch: int, frozen: Iterable[ExpertId] = ()
+    node_id: int,
+    values: ExpertArrays,
+    dispatch: int,
+    frozen: Iterable[ExpertId] = (),
+    *,
+    reply_with: str = "delta",
 ) -> Message:
     """Return the order to train the experts in ``values`` beside frozen ones of other layers."""
-    config = ConfigRecord({"dispatch": dispatch, "reply-with": "delta"})
+    config = ConfigRecord({"dispatch": dispatch, "reply-with": reply_with})
     # Said only where there are any: bytes that tell nothing would cross every window.
     if named := [f"{expert.layer}.{expert.index}" for expert in sorted(frozen)]:
         config["frozen"] = named
@@ -198,6 +206,8 @@ def read_task(instruction: Message) -> TrainTask:
         dispatch=int(cast(int, dispatch)),
         reply_with=str(config.get("reply-with", "values")),
         frozen=_experts(cast(list[str], config["frozen"])) if "frozen" in config else None,
+        # The key that Flower's FedProx uses.
+        proximal_mu=float(cast(float, config.get("proximal-mu", 0.0))),
     )
 
 

@@ -26,11 +26,13 @@ class EmsFlSettings:
     one_of_each_bytes : int
         What one expert of every layer holds on a device while it is tuned; see `moe.tuning.memory_budget`.
     assign_method : str
-        ``optimal``, ``random`` or ``all``; see :func:`strategy.assignment.assign_experts`.
+        ``optimal``, ``random``, ``overlap`` or ``all``; see :func:`strategy.assignment.assign_experts`.
     discount : Discount
         Strength of a late update; see :mod:`strategy.staleness`.
     server_learning_rate : float
         > 0.
+    buffer_size : int
+        Of FedBuff: updates that are merged together, >= 1.
     count_whole_cluster : bool
         Whether silent devices of a cluster count in the mean, with a delta of zero.
     profile_wait_s : float
@@ -57,6 +59,7 @@ class EmsFlSettings:
     assign_method: str = "optimal"
     discount: Discount = field(default_factory=polynomial)
     server_learning_rate: float = 1.0
+    buffer_size: int = 10
     count_whole_cluster: bool = False
     profile_wait_s: float = 43_200.0
     merge_wait_s: float = 600.0

@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sim.contacts": ("sim", "sim.orbits", "sim.windows", "sim.plans", "sim.plan_files"),
     # the idea: of the model only the torch-free names
     "strategy": ("moe.experts",),
+    "strategy.baselines": ("strategy", "moe.experts"),
     # the embedded default
     "demo": (),
     "demo.real": ("demo",),
@@ -67,6 +68,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
             "scenario.settings",
             "scenario.data",
             "strategy",
+            "strategy.baselines",
         ),
         *("moe", "moe.families", "moe.disk", "moe.tuning", "moe.export", "moe.inspect", "sim"),
         *("sim.plans", "sim.grid"),

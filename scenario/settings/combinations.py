@@ -53,6 +53,12 @@ def cross_faults(config: RunConfig) -> Iterator[Fault]:
             f'run.resume needs the strategy "ems-fl", got {config.run.resume!r} and "fedavg"; the '
             "baseline keeps no state between rounds, start it anew",
         )
+    if config.strategy == "fedasync" and config.merge.server_learning_rate > 1:
+        yield Fault(
+            ("merge.server-learning-rate", "strategy"),
+            'merge.server-learning-rate must be at most 1 with strategy = "fedasync", got '
+            f"{config.merge.server_learning_rate}; it is the part of the way to a device's model",
+        )
     yield from _data_faults(data)
     horizon_s = sky.hours * 3600
     if sky.simulated and config.profile.wait_hours > sky.hours:

@@ -15,8 +15,10 @@ class RunConfig(Section):
     """Every setting of a run, as ``cfg.section.field``; make it with `read_config`."""
 
     seed: int = Field(default=1, ge=0, le=2**31 - 1, description="Seed of everything random in the run.")
-    strategy: Literal["ems-fl", "fedavg"] = Field(
-        default="ems-fl", description="Expert splitting over passes, or synchronous averaging of all experts."
+    strategy: Literal["ems-fl", "fedavg", "fedbuff", "fedasync"] = Field(
+        default="ems-fl",
+        description="Expert splitting over passes; or, with every expert to everybody, averaging in rounds "
+        "(fedavg), asynchronously in buffers (fedbuff), or update by update (fedasync).",
     )
     run: learning.RunSettings = learning.RunSettings()
     model: learning.ModelSettings = learning.ModelSettings()

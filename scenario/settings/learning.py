@@ -121,9 +121,10 @@ class ProfileSettings(Section):
 class AssignSettings(Section):
     """Which experts go to which cluster."""
 
-    method: Literal["optimal", "random", "all"] = Field(
+    method: Literal["optimal", "random", "overlap", "all"] = Field(
         default="optimal",
-        description="Most captured routing mass, a random deal (baseline), or every expert to all.",
+        description="Most captured routing mass; or, to compare: a random deal, each cluster its own best "
+        "whoever else has them, every expert to all.",
     )
     experts_per_layer: int = Field(
         default=0, ge=0, description="Most experts of a layer a cluster gets; 0 = as many as fit."
@@ -221,7 +222,16 @@ class MergeSettings(Section):
     discount_b: int = Field(
         default=4, ge=0, description="b of the hinge: staleness up to it is not discounted."
     )
-    server_learning_rate: float = Field(default=1.0, gt=0, le=10, description="Step size on the server.")
+    server_learning_rate: float = Field(
+        default=1.0,
+        gt=0,
+        le=10,
+        description="Step size on the server, for every strategy; of fedasync the mixing weight, at most 1.",
+    )
+    # FedBuff (arXiv 2106.06639) found K = 10 good over many tasks.
+    buffer_size: int = Field(
+        default=10, ge=1, description="Of fedbuff: updates, of any devices, that are merged together."
+    )
     count: Literal["reporting", "cluster"] = Field(
         default="reporting",
         description="Divide by the examples of the devices that reported, or of the whole cluster.",
@@ -260,6 +270,13 @@ class FedAvgSettings(Section):
 
     rounds: int = Field(default=4, ge=1, description="Rounds of synchronous averaging.")
     fraction: float = Field(default=1.0, gt=0, le=1, description="Share of the nodes asked each round.")
+    proximal_mu: float = Field(
+        default=0.0,
+        ge=0,
+        le=1e6,
+        description="FedProx (arXiv 1812.06127): weight of half the squared distance from the round's start; "
+        "0 = FedAvg.",
+    )
 
 
 class ReportSettings(Section):

@@ -54,6 +54,15 @@ def test_steps_follow_gradient_descent_worked_by_hand() -> None:
     assert result.steps == 4
 
 
+def test_the_proximal_term_pulls_back_to_the_start_by_hand() -> None:
+    model, weight = Pull(), 8.0
+    train(model, BLOCKS_NT, replace(SPEC, proximal_mu=0.5), [1, 2, 0])
+    for batch in model.seen:
+        # FedProx, arXiv 1812.06127, eq. 2: the gradient of mu / 2 (w - start)^2 beside the loss's.
+        weight -= 0.5 * ((weight - sum(batch) / 2) + 0.5 * (weight - 8.0))
+    assert model.weight.item() == pytest.approx(weight, rel=1e-6)
+
+
 def test_every_block_comes_once_before_any_comes_again() -> None:
     model = Pull()
     result = train(model, BLOCKS_NT, replace(SPEC, steps=5), [3, 1, 0])

@@ -134,3 +134,14 @@ def test_all_gives_everybody_everything() -> None:
 def test_impossible_statistics_are_refused(mass: Mass, limit: dict[str, int], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         assign_experts(mass, [0], limit)
+
+
+def test_overlapping_assignment_gives_each_cluster_its_own_best_whoever_else_has_them() -> None:
+    mass = {
+        "ice": [np.array([5.0, 1.0, 9.0, 2.0])],
+        "sea": [np.array([4.0, 0.0, 8.0, 1.0])],
+    }
+    found = assign_experts(mass, [0], {"ice": 4, "sea": 1}, method="overlap")
+    assert found.experts["ice"] == (ExpertId(0, 0), ExpertId(0, 2))  # an equal deal: two of four
+    assert found.experts["sea"] == (ExpertId(0, 2),)  # it fits but one
+    assert found.capture["ice"] == pytest.approx(14 / 17)

@@ -60,6 +60,8 @@ class ArithmeticClient:
         task = read_task(message)
         self.trained.append((node, task.dispatch))
         arrays = {key: 0.5 * (self.target(node, key) - value) for key, value in task.values.items()}
+        if task.reply_with == "values":
+            arrays = {key: task.values[key] + delta for key, delta in arrays.items()}
         update = ExpertUpdate(arrays=arrays, num_examples=self.examples, train_loss=1.5, local_steps=3)
         return update_reply(update, message).content
 
@@ -110,10 +112,11 @@ def play(
     max_merges: int = 4,
     horizon_s: float = 2000.0,
     delay: Callable[[int], int] = lambda _: 0,
+    kind: type[EmsFl] = EmsFl,
 ) -> tuple[EmsFl, list[dict[str, Any]]]:
     """Run the strategy over the fake grid; returns it with its events."""
     events: list[dict[str, Any]] = []
     grid = FakeGrid(client, num_nodes=num_nodes, delay=delay)
-    strategy = EmsFl(strategy_settings, clock=Ticks(), on_event=events.append)
+    strategy = kind(strategy_settings, clock=Ticks(), on_event=events.append)
     strategy.start(grid, encode_arrays(zeros()), max_merges, horizon_s)
     return strategy, events
