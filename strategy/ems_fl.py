@@ -144,7 +144,7 @@ class EmsFl(Strategy):
         messages = []
         for node_id in sorted(self._in_view - state.in_flight.nodes - set(state.refused)):
             profile = state.profiles.get(node_id)
-            if profile is None or profile.cluster in state.arrivals:
+            if profile is None or self._awaits_merge(profile.cluster):
                 continue
             if values := self._values_for(profile.cluster):
                 frozen = set(state.assignment.experts[profile.cluster]) - {key.expert for key in values}
@@ -244,6 +244,9 @@ class EmsFl(Strategy):
 
     def _merge(self, clusters: Sequence[str]) -> Iterable[Event]:
         return merge_pass(clusters, self.state, self.settings)
+
+    def _awaits_merge(self, cluster: str) -> bool:
+        return cluster in self.state.arrivals
 
     def _due(self, *, at_end: bool = False) -> list[Sequence[str]]:
         """Return the clusters whose pass is over, each to be merged by itself."""

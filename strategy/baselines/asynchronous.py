@@ -26,6 +26,10 @@ class FedBuff(EmsFl):
         is_full = sum(map(len, waiting.values())) >= self.settings.buffer_size
         return [tuple(waiting)] if waiting and (is_full or at_end) else []
 
+    @override
+    def _awaits_merge(self, cluster: str) -> bool:
+        return False  # who comes while the buffer fills goes on from the present model
+
 
 class FedAsync(EmsFl):
     """Mix every update into the server's model by itself, in the order of arrival.

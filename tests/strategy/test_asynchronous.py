@@ -26,12 +26,23 @@ def test_fedbuff_merges_as_many_as_its_buffer_holds_from_whichever_clusters() ->
     merged = [event for event in events if event["event"] == "merged"]
     assert [(event["cluster"], event["merges"]) for event in merged] == [("ice", 1), ("sea", 1)]
     assert sum(len(event["updates"]) for event in merged) == 3
+    assert merged[0]["time_s"] < 100.0, "at once, not at the horizon of 2000 s"
     # Every node moved every expert half the way to its own target; the mean of the three, once.
     client = three_nodes()
     for key, value in strategy.state.values.items():
         expected = np.mean([0.5 * client.target(node, key) for node in (1, 2, 3)], axis=0)
         np.testing.assert_allclose(value, expected, rtol=1e-6)
     assert strategy.state.version(KEY.expert) == 1
+
+
+def test_nobody_waits_for_the_buffer_to_fill() -> None:
+    strategy, events = play(
+        ArithmeticClient(clusters={1: "ice"}, favourite={"ice": 0}), 1,
+        settings(("ice",), assign_method="all", buffer_size=2), max_merges=1, kind=FedBuff,
+    )  # fmt: skip
+    (merged,) = [event for event in events if event["event"] == "merged"]
+    assert [update["node"] for update in merged["updates"]] == [1, 1]
+    assert strategy.state.dispatches == {1: 2} and merged["time_s"] < 100.0
 
 
 def test_a_buffer_that_is_not_full_waits_and_is_merged_at_the_end() -> None:
