@@ -1,0 +1,134 @@
+"""``python -m benchmarks.paper``: EMS-FL beside its rivals on one sky, with 95 % intervals over seeds.
+
+    python -m benchmarks.paper --smoke               # small, two seeds: under six minutes on two cores
+    python -m benchmarks.paper                       # the main table: five seeds
+    python -m benchmarks.paper --table ablations
+    python -m benchmarks.paper --report              # the tables of what has been measured so far
+    python -m benchmarks.paper --tune                # what each method's settings were chosen by
+
+Every cell (a method, a world, a seed) is kept in a folder by its settings: what was measured is not measured
+again, so an experiment that is stopped goes on where it was. Ends with one line of JSON.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from benchmarks.paper.cell import Cell, be_quiet, measure, measured
+from benchmarks.paper.methods import TABLES, Method
+from benchmarks.paper.tables import headline, table
+from benchmarks.paper.worlds import BASES, SIZE, SKIES, SMOKE, TUNING_SEED
+
+SMOKE_SEEDS = (1, 2)
+
+
+def cells_of(options: argparse.Namespace) -> list[Cell]:
+    """Return what is to be measured, in an order in which a table is soon told of with few seeds."""
+    seeds = SMOKE_SEEDS if options.smoke else range(1, options.seeds + 1)
+    return [
+        cell(method, base, sky, seed, smoke=options.smoke)
+        for base in options.bases
+        for sky in options.skies
+        for seed in seeds
+        for method in TABLES[options.table]
+    ]
+
+
+def cell(method: Method, base: str, sky: str, seed: int, *, smoke: bool) -> Cell:
+    """Return a method in a world with a seed."""
+    settings = {**SIZE, **BASES[base], **SKIES[sky], **(SMOKE if smoke else {}), **method.settings}
+    return Cell(method=method, base=base, sky=sky, seed=seed, settings=settings)
+
+
+def candidates_of(options: argparse.Namespace) -> list[Cell]:
+    """Return each method as it is, and with what else was tried, on a seed of their own."""
+    found = []
+    for method in TABLES[options.table]:
+        for tried in ({}, *method.candidates):
+            named = ", ".join(f"{key.rpartition('.')[2]} {value:g}" for key, value in tried.items())
+            other = Method(
+                name=f"{method.name} ({named})" if named else method.name,
+                settings={**method.settings, **tried},
+                how=method.how,
+            )
+            found += [
+                cell(other, base, sky, TUNING_SEED, smoke=False)
+                for base in options.bases
+                for sky in options.skies
+            ]
+    return found
+
+
+def measure_all(cells: Sequence[Cell], results: Path, workers: int) -> None:
+    """Measure what has not been, in a pool of processes; says what each cost and what is left."""
+    waiting = [cell for cell in cells if measured(cell, results) is None]
+    print(f"{len(cells)} cells, {len(cells) - len(waiting)} measured before, {workers} processes", flush=True)
+    began_s, done = time.monotonic(), 0
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=be_quiet) as pool:
+        futures = {pool.submit(measure, cell, results): cell for cell in waiting}
+        for future in as_completed(futures):
+            future.result()
+            done += 1
+            spent_s = time.monotonic() - began_s
+            found = measured(futures[future], results)
+            assert found is not None
+            print(
+                f"{spent_s / 60:6.1f} min  {futures[future].key:60} own {found['own']:.3f} merged "
+                f"{found['merged']:.3f} in {found['wall_s']:.0f} s; about "
+                f"{(len(waiting) - done) * spent_s / done / 60:.0f} min left",
+                flush=True,
+            )
+
+
+def report(cells: Sequence[Cell], results: Path) -> dict[str, Any]:
+    """Print a table for each world, of the cells that are there; return the numbers of the JSON line."""
+    numbers, versions = {}, set()
+    for base, sky in dict.fromkeys((cell.base, cell.sky) for cell in cells):
+        methods: dict[str, dict[int, Any]] = {}
+        for cell in cells:
+            if (cell.base, cell.sky) == (base, sky):
+                found = measured(cell, results)
+                methods.setdefault(cell.method.name, {})
+                if found is not None:
+                    methods[cell.method.name][cell.seed] = found
+                    versions.add(found["code"])
+        print(f"\n{base} base, {sky} sky: loss in nats a token, mean and 95 % interval over seeds")
+        print(table(methods), flush=True)
+        numbers[f"{base}, {sky}"] = headline(methods)
+    if len(versions) > 1:
+        print(f"note: these cells were measured by {len(versions)} versions of the code")
+    return numbers
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper", description=__doc__.splitlines()[0])
+    parser.add_argument("--smoke", action="store_true", help="small runs, two seeds")
+    parser.add_argument("--table", choices=sorted(TABLES), default="main")
+    parser.add_argument("--bases", nargs="+", choices=sorted(BASES), default=["sharp"])
+    parser.add_argument("--skies", nargs="+", choices=sorted(SKIES), default=["sparse"])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--results", type=Path, default=Path("runs") / "paper")
+    parser.add_argument("--tune", action="store_true", help="measure what the settings are chosen by")
+    parser.add_argument("--report", action="store_true", help="measure nothing")
+    options = parser.parse_args(arguments)
+    results = options.results.resolve()
+    results.mkdir(parents=True, exist_ok=True)
+    cells = candidates_of(options) if options.tune else cells_of(options)
+    if not options.report:
+        measure_all(cells, results, options.workers)
+    numbers = report(cells, results)
+    print(json.dumps({"benchmark": "paper", "table": options.table, "worlds": numbers}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,116 @@
+"""The methods of the tables: what each is, as settings over those of the world, and how it was tuned."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from scenario.settings.config import Scalar
+
+Settings = dict[str, Scalar]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """One row of a table.
+
+    Parameters
+    ----------
+    name : str
+        In the table and in the files.
+    settings : dict
+        Over those of the world.
+    how : {"sky", "own-alone", "whole-alone", "central"}
+        ``sky``: a run of the app. The others never send anything (`benchmarks.paper.alone`).
+    absent : str
+        What becomes of the experts that a device does not train.
+    candidates : tuple of dict
+        What was tried beside ``settings``, on a seed that is in no table (``--tune``); none: trained as
+        EMS-FL, of which it is a variant.
+    """
+
+    name: str
+    settings: Settings = field(default_factory=dict)
+    how: Literal["sky", "own-alone", "whole-alone", "central"] = "sky"
+    absent: str = "none is absent: every device holds all experts"
+    candidates: tuple[Settings, ...] = ()
+
+
+KEPT_BY_OWNERS = "the server keeps what their owners merged; a device does not hold them"
+ALL = "evaluate.every-merges"
+
+
+def _rates(key: str, *values: float) -> tuple[Settings, ...]:
+    return tuple({key: value} for value in values)
+
+
+EMS_FL = Method(
+    name="EMS-FL",
+    absent=KEPT_BY_OWNERS,
+    candidates=_rates("train.learning-rate", 0.003, 0.03),
+)
+FEDAVG = Method(
+    name="FedAvg",
+    settings={"strategy": "fedavg", "fedavg.rounds": 1000},
+    candidates=_rates("train.learning-rate", 0.003, 0.03),
+)
+MAIN = (
+    EMS_FL,
+    FEDAVG,
+    Method(
+        name="FedProx",
+        settings={"strategy": "fedavg", "fedavg.rounds": 1000, "fedavg.proximal-mu": 0.1},
+        candidates=_rates("fedavg.proximal-mu", 0.01, 1.0),
+    ),
+    Method(
+        name="FedBuff",
+        settings={"strategy": "fedbuff", "merge.server-learning-rate": 0.3},
+        candidates=(
+            {"merge.server-learning-rate": 1.0},
+            {"merge.server-learning-rate": 1.0, "train.learning-rate": 0.003},
+        ),
+    ),
+    Method(
+        name="FedAsync",
+        settings={"strategy": "fedasync", "merge.server-learning-rate": 0.2, ALL: 24},
+        candidates=(
+            {"merge.server-learning-rate": 0.6},
+            {"merge.server-learning-rate": 0.6, "train.learning-rate": 0.003},
+        ),
+    ),
+    Method(
+        name="local choice (overlap)",
+        settings={"assign.method": "overlap"},
+        absent="the server keeps the mean of those who hold them; a device does not hold them",
+    ),
+    Method(
+        name="random deal",
+        settings={"assign.method": "random"},
+        absent=KEPT_BY_OWNERS,
+    ),
+    Method(
+        name="alone, own experts",
+        how="own-alone",
+        absent="never merged; a device does not hold them",
+    ),
+    Method(
+        name="alone, all experts",
+        how="whole-alone",
+        candidates=_rates("train.learning-rate", 0.003, 0.03),
+    ),
+    Method(name="central", how="central", candidates=_rates("train.learning-rate", 0.003, 0.03)),
+)
+
+ABLATIONS = (
+    EMS_FL,
+    Method(name="discount constant", settings={"merge.discount": "constant"}, absent=KEPT_BY_OWNERS),
+    Method(name="discount hinge", settings={"merge.discount": "hinge"}, absent=KEPT_BY_OWNERS),
+    Method(name="both factors (lora)", settings={"train.method": "lora"}, absent=KEPT_BY_OWNERS),
+    Method(name="router rows too", settings={"train.router-rows": True}, absent=KEPT_BY_OWNERS),
+    Method(name="absent: restrict", settings={"model.absent": "restrict"}, absent=KEPT_BY_OWNERS),
+    Method(name="absent: renormalise", settings={"model.absent": "renormalise"}, absent=KEPT_BY_OWNERS),
+    Method(name="absent: mask", settings={"model.absent": "mask"}, absent=KEPT_BY_OWNERS),
+    Method(name="12 steps a visit", settings={"train.max-steps": 12}, absent=KEPT_BY_OWNERS),
+    Method(name="96 steps a visit", settings={"train.max-steps": 96}, absent=KEPT_BY_OWNERS),
+    Method(name="silent devices count", settings={"merge.count": "cluster"}, absent=KEPT_BY_OWNERS),
+)
+
+TABLES: dict[str, tuple[Method, ...]] = {"main": MAIN, "ablations": ABLATIONS}
