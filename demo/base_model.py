@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
-from demo import branch_train_mix, cache, corpus
+from demo import branch_train_mix, cache, corpus, joint
 from demo.packing import pack
 from demo.recipe import DEFAULT, Recipe
 from demo.tokenizer import train_tokenizer
@@ -73,7 +73,8 @@ def make_base_model(folder: Path, progress: Report, recipe: Recipe = DEFAULT) ->
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        model = branch_train_mix.make(
+        maker = joint if recipe.num_experts else branch_train_mix
+        model = maker.make(
             blocks, recipe, eos_token_id=int(tokenizer.eos_token_id), report=_thinned(progress)
         )
     finally:

@@ -56,8 +56,8 @@ def make(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        dense = _mixtral(recipe, num_experts=1, eos_token_id=eos_token_id)
-        mixed = _mixtral(recipe, num_experts=len(blocks_by_domain), eos_token_id=eos_token_id)
+        dense = new_mixtral(recipe, num_experts=1, eos_token_id=eos_token_id)
+        mixed = new_mixtral(recipe, num_experts=len(blocks_by_domain), eos_token_id=eos_token_id)
     _train_seed(dense, blocks_by_domain, recipe, report)
     branches = _train_experts(dense, blocks_by_domain, recipe, report)
     _assemble(mixed, dense, branches)
@@ -66,7 +66,8 @@ def make(
     return mixed.requires_grad_(True).eval()
 
 
-def _mixtral(recipe: Recipe, *, num_experts: int, eos_token_id: int) -> MixtralForCausalLM:
+def new_mixtral(recipe: Recipe, *, num_experts: int, eos_token_id: int) -> MixtralForCausalLM:
+    """Return a model of the recipe's sizes with so many experts a layer, at its random beginning."""
     config = MixtralConfig(
         vocab_size=recipe.vocab_size,
         hidden_size=recipe.hidden_size,
@@ -95,13 +96,13 @@ def _train_seed(
     half = recipe.seed_stage.batch_size // NUM_WORKERS
 
     def loss(draw: torch.Generator) -> Tensor:
-        return _next_token_loss(dense, _sample(blocks_BT, half, draw))
+        return _loss_of(dense, sample(blocks_BT, half, draw))
 
     losses = [
         partial(loss, torch.Generator().manual_seed(recipe.seed + 1 + worker))
         for worker in range(NUM_WORKERS)
     ]
-    _optimise(list(dense.parameters()), losses, recipe.seed_stage, lambda text: report(f"dense seed: {text}"))
+    optimise(list(dense.parameters()), losses, recipe.seed_stage, lambda text: report(f"dense seed: {text}"))
 
 
 def _train_experts(
@@ -116,11 +117,11 @@ def _train_experts(
         draw = torch.Generator().manual_seed(recipe.seed + 100 + domain)
 
         def loss() -> Tensor:
-            batch_BT = _sample(blocks_by_domain[domain], recipe.expert_stage.batch_size, draw)
-            return _next_token_loss(model, batch_BT)
+            batch_BT = sample(blocks_by_domain[domain], recipe.expert_stage.batch_size, draw)
+            return _loss_of(model, batch_BT)
 
         name = f"expert {domain + 1} of {len(blocks_by_domain)}"
-        _optimise(parameters, [loss], recipe.expert_stage, lambda text: report(f"{name}: {text}"))
+        optimise(parameters, [loss], recipe.expert_stage, lambda text: report(f"{name}: {text}"))
         return model
 
     # Each branch has its own generator, so the order in which they run does not matter.
@@ -193,11 +194,11 @@ def _train_router(
     domain_B = torch.arange(num_domains).repeat_interleave(per_domain)
 
     def loss(draw: torch.Generator) -> Tensor:
-        batch_BT = torch.cat([_sample(blocks, per_domain, draw) for blocks in blocks_by_domain])
+        batch_BT = torch.cat([sample(blocks, per_domain, draw) for blocks in blocks_by_domain])
         if not recipe.router_supervision:
-            return _next_token_loss(mixed, batch_BT)
+            return _loss_of(mixed, batch_BT)
         output = mixed(input_ids=batch_BT, output_router_logits=True)
-        total = _shifted_cross_entropy(output.logits, batch_BT)
+        total = next_token_loss(output.logits, batch_BT)
         domain_N = domain_B.repeat_interleave(batch_BT.shape[1])
         logits_by_layer = [logits.reshape(-1, num_domains) for logits in output.router_logits]
         supervision = sum(functional.cross_entropy(logits, domain_N) for logits in logits_by_layer)
@@ -207,22 +208,24 @@ def _train_router(
         partial(loss, torch.Generator().manual_seed(recipe.seed + 50 + worker))
         for worker in range(NUM_WORKERS)
     ]
-    _optimise(rows, losses, recipe.router_stage, lambda text: report(f"router: {text}"))
+    optimise(rows, losses, recipe.router_stage, lambda text: report(f"router: {text}"))
 
 
-def _sample(blocks_BT: Tensor, size: int, draw: torch.Generator) -> Tensor:
+def sample(blocks_BT: Tensor, size: int, draw: torch.Generator) -> Tensor:
+    """Return so many of the blocks, drawn with replacement."""
     return blocks_BT[torch.randint(len(blocks_BT), (size,), generator=draw)]
 
 
-def _next_token_loss(model: MixtralForCausalLM, batch_BT: Tensor) -> Tensor:
-    return _shifted_cross_entropy(model(input_ids=batch_BT).logits, batch_BT)
+def _loss_of(model: MixtralForCausalLM, batch_BT: Tensor) -> Tensor:
+    return next_token_loss(model(input_ids=batch_BT).logits, batch_BT)
 
 
-def _shifted_cross_entropy(logits_BTV: Tensor, batch_BT: Tensor) -> Tensor:
+def next_token_loss(logits_BTV: Tensor, batch_BT: Tensor) -> Tensor:
+    """Return the mean loss of predicting each token from those before it, nats."""
     return functional.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), batch_BT[:, 1:].flatten())
 
 
-def _optimise(
+def optimise(
     parameters: list[torch.nn.Parameter], losses: Sequence[Loss], stage: Stage, report: Report
 ) -> None:
     """Run one stage on the mean of the losses, each in a thread of its own; reports every step."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from demo.base_model import ensure_base_model
 from demo.real.recipe import BY_NAME
+from demo.recipe import BY_NAME as RECIPES
 
 
 def resolve_model_name(name: str, progress: Callable[[str], None] = print) -> str:
@@ -12,7 +13,7 @@ def resolve_model_name(name: str, progress: Callable[[str], None] = print) -> st
     Parameters
     ----------
     name : str
-        ``"demo"``, a name of `demo.real.recipe`, a local path or a name on the Hugging Face hub.
+        A name of `demo.recipe` or of `demo.real.recipe`, a local path or a name on the Hugging Face hub.
     progress : Callable[[str], None]
         As for `demo.base_model.ensure_base_model`.
 
@@ -25,4 +26,4 @@ def resolve_model_name(name: str, progress: Callable[[str], None] = print) -> st
         from demo.real.base_model import ensure_named  # Only now: nothing else needs what it imports.
 
         return str(ensure_named(name, progress))
-    return str(ensure_base_model(progress)) if name == "demo" else name
+    return str(ensure_base_model(progress, RECIPES[name])) if name in RECIPES else name
