@@ -113,4 +113,11 @@ ABLATIONS = (
     Method(name="silent devices count", settings={"merge.count": "cluster"}, absent=KEPT_BY_OWNERS),
 )
 
-TABLES: dict[str, tuple[Method, ...]] = {"main": MAIN, "ablations": ABLATIONS}
+TABLES: dict[str, tuple[Method, ...]] = {
+    "main": MAIN,
+    "ablations": ABLATIONS,
+    # What a sky of many clusters asks: does it matter how a late update is weighed?
+    "staleness": (ABLATIONS[0], *(method for method in ABLATIONS if method.name.startswith("discount"))),
+    # What a user asks of a base: split, or not?
+    "split": (EMS_FL, FEDAVG),
+}

@@ -21,12 +21,18 @@ SMOKE: Settings = {
     "sky.hours": 16.0,
 }
 
-BASES: Mapping[str, Settings] = {"sharp": {"model.name": "demo"}}
+BASES: Mapping[str, Settings] = {
+    "sharp": {"model.name": "demo"},
+    "field": {"model.name": "demo-field"},
+    "flat": {"model.name": "demo-flat"},
+}
 SKIES: Mapping[str, Settings] = {
     # Three polar orbits with a satellite each: hours between contacts.
     "sparse": {},
     # Four satellites an orbit: a contact every half hour or so.
     "dense": {"sky.elements": "walker-star:12/3/0"},
+    # The sparse one over 32 clusters of one device each: four share a set of experts, so updates are stale.
+    "crowded": {"population.clusters": 32},
 }
 TUNING_SEED = 1000
 """Of the runs that settings are chosen by; in no table."""
