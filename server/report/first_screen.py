@@ -175,6 +175,16 @@ def _sent(run: RunFiles) -> Number:
     )
 
 
+def alarm(run: RunFiles) -> str:
+    """Return what is said in red: that the run allowed a checkpoint's own code; empty if it did not."""
+    if not run.settings.get("model.trust-remote-code"):
+        return ""
+    return (
+        f"{run.name} was allowed to run code that came with the checkpoint {run.settings.get('model.name')} "
+        "(model.trust-remote-code), on the server and on every device."
+    )
+
+
 def warnings(run: RunFiles) -> list[str]:
     """Return what a person should know before believing the numbers."""
     if run.summary:

@@ -31,6 +31,7 @@ class _Page:
     lead: str
     sections: Sequence[Section]
     numbers: Sequence[first_screen.Number] = ()
+    alarm: str = ""
     warnings: Sequence[str] = ()
     missing: Sequence[str] = ()
     state: str = "ended"
@@ -73,6 +74,7 @@ def _page_of(run: RunFiles) -> _Page:
         heading=first_screen.heading(run),
         lead=first_screen.lead(run),
         numbers=first_screen.numbers(run),
+        alarm=first_screen.alarm(run),
         warnings=first_screen.warnings(run),
         missing=run.missing,
         sections=sections_of(run),
@@ -86,6 +88,7 @@ def _comparison_of(runs: Sequence[RunFiles]) -> _Page:
         title=f"{len(runs)} runs · EMS-FL",
         kicker=", ".join(labels),
         heading=f"{len(runs)} runs side by side",
+        alarm=" ".join(filter(None, map(first_screen.alarm, runs))),
         lead=several.lead(runs, labels),
         missing=[f"{label}: {line}" for label, run in zip(labels, runs, strict=True) for line in run.missing],
         sections=several.sections(runs, labels),

@@ -101,6 +101,17 @@ def test_names_from_data_are_text_not_markup(run: Path) -> None:
     assert "rivers &amp; &lt;b&gt;seas&lt;/b&gt;" in page
 
 
+def test_a_run_that_was_allowed_a_checkpoints_own_code_says_so_in_red(tmp_path: Path) -> None:
+    plain = make_run(tmp_path / "plain")
+    allowed = make_run(
+        tmp_path / "allowed", settings={"model.trust-remote-code": True, "model.name": "them/<b>theirs"}
+    )
+    red = '<p class="alarm" role="alert">'
+    assert red not in page_of(plain)
+    for text in (page_of(allowed), page_of(plain, allowed)):
+        assert text.count(red) == 1 and "them/&lt;b&gt;theirs (model.trust-remote-code)" in text
+
+
 def test_own_losses_begin_where_the_run_began(run: Path) -> None:
     chart = charts_of(page_of(run))["loss-own"]
     line = chart["figure"]["data"][0]
