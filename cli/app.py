@@ -56,6 +56,14 @@ def resume(arguments: Rest = None) -> None:
 
 
 @app.command(context_settings=PASS_ON)
+def keys(arguments: Rest = None) -> None:
+    """Make certificates and keys for real nodes, renew and register them."""
+    from server.keys.command import main
+
+    _end(main, arguments, "keys")
+
+
+@app.command(context_settings=PASS_ON)
 def report(arguments: Rest = None) -> None:
     """Show what runs came to, and write their page (report.html)."""
     from server.report.command import main

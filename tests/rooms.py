@@ -74,6 +74,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("sim.plans", "sim.grid"),
     ),
     "server.machine": (),
+    "server.keys": ("server.machine",),
     # the app without Flower's processes: brings the two apps together, as Flower does
     "engine": ("client", "server", "server.machine", "scenario.settings", "sim.grid"),
     "server.launch": (
@@ -82,7 +83,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     # one command over all
     "cli": (
-        *("server.launch", "server.machine", "server.report", "moe.inspect", "moe.export", "sim.contacts"),
+        *(
+            "server.launch",
+            "server.machine",
+            "server.keys",
+            "server.report",
+            "moe.inspect",
+            "moe.export",
+            "sim.contacts",
+        ),
         *("scenario.data", "demo", "demo.real"),
     ),
 }

@@ -35,7 +35,7 @@ class Method:
 
 
 KEPT_BY_OWNERS = "the server keeps what their owners merged; a device does not hold them"
-ALL = "evaluate.every-merges"
+EVERY = "evaluate.every-merges"
 
 
 def _rates(key: str, *values: float) -> tuple[Settings, ...]:
@@ -57,29 +57,27 @@ MAIN = (
     FEDAVG,
     Method(
         name="FedProx",
-        settings={"strategy": "fedavg", "fedavg.rounds": 1000, "fedavg.proximal-mu": 0.1},
-        candidates=_rates("fedavg.proximal-mu", 0.01, 1.0),
+        settings={"strategy": "fedavg", "fedavg.rounds": 1000, "fedavg.proximal-mu": 0.01},
+        candidates=_rates("fedavg.proximal-mu", 0.1, 1.0),
     ),
     Method(
         name="FedBuff",
-        settings={"strategy": "fedbuff", "merge.server-learning-rate": 0.3},
+        settings={"strategy": "fedbuff", "train.learning-rate": 0.003},
         candidates=(
-            {"merge.server-learning-rate": 1.0},
-            {"merge.server-learning-rate": 1.0, "train.learning-rate": 0.003},
+            {"train.learning-rate": 0.01},
+            {"train.learning-rate": 0.01, "merge.server-learning-rate": 0.3},
         ),
     ),
     Method(
         name="FedAsync",
-        settings={"strategy": "fedasync", "merge.server-learning-rate": 0.2, ALL: 24},
+        settings={
+            **{"strategy": "fedasync", "merge.server-learning-rate": 0.6, "train.learning-rate": 0.003},
+            EVERY: 24,
+        },
         candidates=(
-            {"merge.server-learning-rate": 0.6},
-            {"merge.server-learning-rate": 0.6, "train.learning-rate": 0.003},
+            {"train.learning-rate": 0.01},
+            {"train.learning-rate": 0.01, "merge.server-learning-rate": 0.2},
         ),
-    ),
-    Method(
-        name="local choice (overlap)",
-        settings={"assign.method": "overlap"},
-        absent="the server keeps the mean of those who hold them; a device does not hold them",
     ),
     Method(
         name="random deal",
@@ -97,6 +95,12 @@ MAIN = (
         candidates=_rates("train.learning-rate", 0.003, 0.03),
     ),
     Method(name="central", how="central", candidates=_rates("train.learning-rate", 0.003, 0.03)),
+)
+
+LOCAL_CHOICE = Method(
+    name="local choice (overlap)",
+    settings={"assign.method": "overlap"},
+    absent="the server keeps the mean of those who hold them; a device does not hold them",
 )
 
 ABLATIONS = (
@@ -119,5 +123,5 @@ TABLES: dict[str, tuple[Method, ...]] = {
     # What a sky of many clusters asks: does it matter how a late update is weighed?
     "staleness": (ABLATIONS[0], *(method for method in ABLATIONS if method.name.startswith("discount"))),
     # What a user asks of a base: split, or not?
-    "split": (EMS_FL, FEDAVG),
+    "split": (EMS_FL, FEDAVG, LOCAL_CHOICE),
 }

@@ -31,8 +31,8 @@ from server.launch.options import check, parse
 from server.launch.restart import LostWorker, follow_on
 from server.launch.run_config import merge_run_config, write_run_config
 from server.machine.environment import (
-    DEPLOYED_CONFIG,
     LAUNCH_CONFIG,
+    deployed_config,
     quiet_settings,
     repository,
     simulation_settings,
@@ -188,7 +188,7 @@ def prepare(
     app = copy_app(options.app, home / "app") if is_ours else options.app
     command = [flwr_command(), "run", str(app), "--stream", "--run-config", str(run_config)]
     if options.superlink:
-        config = DEPLOYED_CONFIG.format(address=options.superlink)
+        config = deployed_config(options.superlink, options.root_certificates)
         print(f"launch: on the SuperLink at {options.superlink}", flush=True)
     else:
         config = LAUNCH_CONFIG

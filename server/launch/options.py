@@ -91,7 +91,17 @@ def parse(arguments: Sequence[str] | None, prog: str = "python -m server.launch"
         "--superlink",
         default="",
         metavar="HOST:PORT",
-        help="run on this SuperLink and its SuperNodes, without TLS, instead of a simulation of its own",
+        help="run on this SuperLink and its SuperNodes instead of a simulation of its own; needs "
+        "--root-certificates, or --insecure",
+    )
+    option(
+        "--root-certificates",
+        default="",
+        metavar="FILE",
+        help="certificate of the authority that signed the SuperLink's (ca.crt of `ems-fl keys`)",
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", help="talk to the SuperLink without TLS: on one machine, to try"
     )
     option(
         "--port", type=int, default=0, help="port of the run's SuperLink on loopback (default: a free one)"
@@ -139,10 +149,30 @@ def check(options: argparse.Namespace) -> None:
         )
     if options.superlink and not re.fullmatch(r"\S+:\d+", options.superlink):
         faults.append(f"--superlink must be HOST:PORT, got {options.superlink!r}")
+    faults += trust_faults(options)
     if not (options.app / "pyproject.toml").is_file():
         faults.append(f"--app must be a folder with a pyproject.toml, got {options.app}")
     if faults:
         raise ValueError("\nlaunch: ".join(faults))
+
+
+def trust_faults(options: argparse.Namespace) -> list[str]:
+    """Return what is wrong with how the SuperLink is trusted, and make the certificates' path absolute."""
+    named = "--root-certificates FILE" if options.root_certificates else ""
+    flag = "--insecure" if options.insecure else ""
+    given = [option for option in (named, flag) if option]
+    if not options.superlink:
+        return [f"{' and '.join(given)} is for --superlink; leave it out"] if given else []
+    if len(given) != 1:
+        return [
+            "--superlink needs one of --root-certificates FILE (ca.crt of `ems-fl keys`) and --insecure, got "
+            f"{' and '.join(given) or 'neither'}"
+        ]
+    if named and not Path(options.root_certificates).is_file():
+        return [f"--root-certificates must be a file, got {options.root_certificates}"]
+    if named:
+        options.root_certificates = str(Path(options.root_certificates).resolve())
+    return []
 
 
 def gpu_faults(client_gpus: float) -> list[str]:

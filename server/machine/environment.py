@@ -66,8 +66,14 @@ default = "deployed"
 
 [superlink.deployed]
 address = "{address}"
-insecure = true
+{trust}
 """
+
+
+def deployed_config(address: str, root_certificates: str) -> str:
+    """Return Flower's configuration for a SuperLink elsewhere; without certificates nothing is encrypted."""
+    trust = f'root-certificates = "{root_certificates}"' if root_certificates else "insecure = true"
+    return DEPLOYED_CONFIG.format(address=address, trust=trust)
 
 
 def simulation_settings(workers: int, nodes: int, client_gpus: float = 0.0, *, own_ray: bool = True) -> str:

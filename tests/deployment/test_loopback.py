@@ -1,8 +1,13 @@
-"""The same apps on Flower's deployment engine: one SuperLink, its SuperNodes, loopback, no simulated sky."""
+"""The same apps on Flower's deployment engine: one SuperLink, its SuperNodes, loopback, no simulated sky.
+
+With certificates and keys as `ems-fl keys` makes and registers them; one more node has a key that nobody
+registered.
+"""
 
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -16,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from demo.base_model import ensure_base_model
+from server.keys.command import main as keys
 from server.machine.environment import quiet_settings
 from server.machine.processes import TAG_VARIABLE, end_all, free_port, tagged
 from server.report.run_files import read_run
@@ -25,6 +31,7 @@ from tests.rooms import ROOT
 # conf/deployment.toml has four devices in two clusters, dealt in order: each node hosts one cluster. The
 # third names a device of the second: whoever of the two is heard first holds it.
 HOSTED = ("0-1", "2-3", "3")
+STRANGER = "stranger"
 START_PATIENCE_S = 60.0
 RUN_LIMIT_S = 900.0
 
@@ -36,6 +43,8 @@ class Loopback:
         self.folder = folder
         self.tag = uuid.uuid4().hex
         self.address = f"127.0.0.1:{free_port()}"
+        self.keys = folder / "keys"
+        self.ca = self.keys / "ca.crt"
         self.environment = os.environ | {
             **quiet_settings(),
             "FLWR_HOME": str(folder / "flower"),
@@ -48,18 +57,31 @@ class Loopback:
     def start(self) -> None:
         """Start one SuperLink and one SuperNode for each set of devices, and wait until they answer."""
         port = self.address.rpartition(":")[2]
-        self._spawn("superlink", "flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", port)
+        nodes = [f"--node=node-{number}" for number in range(len(HOSTED))]
+        assert keys([str(self.keys), "--host", "127.0.0.1", *nodes]) == 0
+        self._spawn(
+            "superlink", "flower-superlink", "--host", "127.0.0.1", "--port", port,
+            "--ssl-ca-certfile", str(self.ca), "--ssl-certfile", str(self.keys / "server.crt"),
+            "--ssl-keyfile", str(self.keys / "server.key"), "--enable-supernode-auth",
+            "--database", str(self.folder / "superlink.db"),
+        )  # fmt: skip
         self._wait_for_health(port)
+        assert keys([str(self.keys), "--register", self.address]) == 0
+        assert keys([str(self.keys), "--node", STRANGER]) == 0
+        self.stranger = self._start_node(STRANGER, HOSTED[0])
         for number, devices in enumerate(HOSTED):
-            own_port = str(free_port())
-            self._spawn(
-                f"node-{number}", "flower-supernode", "--insecure", "--superlink", self.address,
-                "--host", "127.0.0.1", "--port", own_port, "--node-config", f'devices="{devices}"',
-            )  # fmt: skip
+            self._start_node(f"node-{number}", devices)
 
-    def _spawn(self, name: str, *command: str) -> None:
+    def _start_node(self, name: str, devices: str) -> "subprocess.Popen[bytes]":
+        return self._spawn(
+            name, "flower-supernode", "--superlink", self.address, "--root-certificates", str(self.ca),
+            "--auth-supernode-private-key", str(self.keys / "nodes" / name),
+            "--host", "127.0.0.1", "--port", str(free_port()), "--node-config", f'devices="{devices}"',
+        )  # fmt: skip
+
+    def _spawn(self, name: str, *command: str) -> "subprocess.Popen[bytes]":
         with (self.folder / f"{name}.log").open("w") as log:
-            subprocess.Popen(
+            return subprocess.Popen(
                 command,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -72,7 +94,8 @@ class Loopback:
         deadline_s = time.monotonic() + START_PATIENCE_S
         while time.monotonic() < deadline_s:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                trust = ssl.create_default_context(cafile=str(self.ca))
+                with urllib.request.urlopen(f"https://127.0.0.1:{port}/health", timeout=2, context=trust):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.2)
@@ -119,6 +142,27 @@ def test_the_same_apps_complete_a_short_run_on_a_superlink_and_two_supernodes(lo
 
 
 @pytest.mark.deployment
+def test_a_node_whose_key_nobody_registered_gets_nowhere(loopback: Loopback) -> None:
+    assert loopback.stranger.wait(timeout=START_PATIENCE_S) != 0, loopback.logs()
+    log = (loopback.folder / f"{STRANGER}.log").read_text(errors="replace")
+    assert "[code: 2004] Failed to activate SuperNode" in log, log
+
+
+@pytest.mark.deployment
+def test_without_the_authoritys_certificate_the_superlink_is_not_talked_to(loopback: Loopback) -> None:
+    command = [sys.executable, "-m", "server.launch", "--superlink", loopback.address]
+    for trust, code, said in (
+        ((), 2, "--superlink needs one of --root-certificates FILE (ca.crt of `ems-fl keys`) and --insecure"),
+        (("--insecure",), 1, ""),
+    ):
+        done = subprocess.run(
+            [*command, *trust, "-c", "conf/deployment.toml"],
+            cwd=ROOT, env=loopback.environment, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == code and said in done.stderr, done.stdout + done.stderr
+
+
+@pytest.mark.deployment
 def test_what_the_serverapp_refuses_is_the_last_thing_on_the_screen_alone(loopback: Loopback) -> None:
     """On a SuperLink elsewhere nothing can be read beforehand: the ServerApp itself refuses."""
     result = launch(loopback, "model.name=/nowhere/at/all", f"run.dir={loopback.folder}/refused")
@@ -131,7 +175,8 @@ def test_what_the_serverapp_refuses_is_the_last_thing_on_the_screen_alone(loopba
 def launch(loopback: Loopback, *settings: str) -> "subprocess.CompletedProcess[str]":
     """Run conf/deployment.toml with more settings on the test's SuperLink."""
     command = [
-        sys.executable, "-m", "server.launch", "--superlink", loopback.address, "--timeout", str(RUN_LIMIT_S),
+        sys.executable, "-m", "server.launch", "--superlink", loopback.address,
+        "--root-certificates", str(loopback.ca), "--timeout", str(RUN_LIMIT_S),
         "--run-config", "conf/deployment.toml", *settings,
     ]  # fmt: skip
     return subprocess.run(
