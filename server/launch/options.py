@@ -27,7 +27,7 @@ EXAMPLES = """examples:
   your own checkpoint and data
       PROG -c model.name=/models/OLMoE-1B-7B data.source=/data/texts.parquet data.domain-column=domain
   on real nodes, whose SuperLink listens at HOST:PORT
-      PROG --superlink HOST:PORT -c conf/deployment.toml
+      PROG --superlink HOST:PORT --root-certificates ca.crt -c conf/deployment.toml
 """
 
 
