@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from moe.disk.aliases import as_known
 from moe.disk.headers import QUANTISED, HeaderError, read_header
 from moe.disk.hub import resolve_folder
 from moe.disk.json_file import read_object
@@ -240,7 +241,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     where = f"checkpoint {folder}"
     if not (folder / "config.json").is_file():
         raise ValueError(f"{where} has no config.json; {_what_it_is(folder)}")
-    config = read_object(folder / "config.json", where)
+    config = as_known(read_object(folder / "config.json", where))
     said = quantization(where, config)
     if (folder / "adapter_config.json").is_file():
         raise ValueError(
