@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moe.disk.aliases import as_known
 from moe.disk.headers import QUANTISED, HeaderError, read_header
 from moe.disk.hub import resolve_folder
 from moe.disk.json_file import read_object
 from moe.disk.weight_files import NO_GGUF, WeightFiles, find_weights
+from moe.families.aliases import as_known
 from moe.formats.find import quantization
 from moe.formats.packed import Packed
 
