@@ -94,7 +94,12 @@ MAIN = (
         how="whole-alone",
         candidates=_rates("train.learning-rate", 0.003, 0.03),
     ),
-    Method(name="central", how="central", candidates=_rates("train.learning-rate", 0.003, 0.03)),
+    Method(
+        name="central",
+        settings={"train.learning-rate": 0.003},
+        how="central",
+        candidates=_rates("train.learning-rate", 0.01, 0.03),
+    ),
 )
 
 LOCAL_CHOICE = Method(
