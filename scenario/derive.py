@@ -51,6 +51,7 @@ def text_from(config: RunConfig, population: Population) -> FederatedText:
         split=settings.split,
         partitioner=settings.partitioner,
         dirichlet_alpha=settings.dirichlet_alpha,
+        mixing=settings.mixing,
         population=population,
         heldout_share=settings.heldout_share,
         seed=config.seed,

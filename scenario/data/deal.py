@@ -62,6 +62,7 @@ def deal(
     heldout_share: float,
     seed: int,
     stream: int,
+    mixing: float = 0.0,
 ) -> Deal:
     """Deal texts as `scenario.data.federated_text.load_federated_text` says.
 
@@ -69,6 +70,8 @@ def deal(
     ----------
     stream : int
         Of the random numbers, another for each partitioner.
+    mixing : float
+        In [0, 1]; see there.
 
     Raises
     ------
@@ -78,7 +81,9 @@ def deal(
     rng = np.random.default_rng([seed, stream])
     num_clusters = len(population.clusters)
     shuffled, domains, notes = _to_clusters(found, partitioner, dirichlet_alpha, num_clusters, rng)
-    kin = _kin(domains, apart=partitioner == "dirichlet")
+    if mixing:
+        shuffled = partition.mixed(shuffled, mixing, rng)
+    kin = _kin(domains, apart=partitioner == "dirichlet" or bool(mixing))
     pooled = {
         position for position, of_kind in enumerate(kin) if any(len(shuffled[other]) < 2 for other in of_kind)
     }

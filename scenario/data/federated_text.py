@@ -216,6 +216,7 @@ def load_federated_text(
     prompt_column: str = "",
     response_column: str = "",
     messages_column: str = "",
+    mixing: float = 0.0,
 ) -> FederatedText:
     """Read a data source and deal its texts to the population.
 
@@ -241,6 +242,8 @@ def load_federated_text(
         >= 0; seeds every draw.
     prompt_column, response_column, messages_column : str
         Of examples, in place of ``text_column``; see `scenario.data.text_source.read_texts`.
+    mixing : float
+        In [0, 1]: part of each cluster's texts that is exchanged at random for others of all clusters.
 
     Returns
     -------
@@ -274,6 +277,7 @@ def load_federated_text(
         heldout_share,
         seed,
         stream=PARTITIONERS.index(partitioner),
+        mixing=mixing,
     )
     return FederatedText(
         domains=dealt.domains,

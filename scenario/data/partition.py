@@ -33,6 +33,31 @@ def by_domain(
     return [parts[cluster] for cluster in clusters], [names[cluster % len(names)] for cluster in clusters]
 
 
+def mixed(parts: Sequence[Indices], share: float, rng: np.random.Generator) -> list[Indices]:
+    """Take a share of every part, shuffle all that was taken, and give each part as much back.
+
+    Parameters
+    ----------
+    parts : Sequence[Indices]
+        Apart from each other.
+    share : float
+        In [0, 1]: 0 leaves them as they are, 1 makes them samples of the whole, each of its own size.
+
+    Returns
+    -------
+    list[Indices]
+        Of the same sizes, shuffled, no text lost or twice.
+    """
+    taken = [round(share * len(part)) for part in parts]
+    shuffled = [rng.permutation(part) for part in parts]
+    pool = rng.permutation(np.concatenate([part[:n] for part, n in zip(shuffled, taken, strict=True)]))
+    given = np.split(pool, np.cumsum(taken)[:-1])
+    return [
+        rng.permutation(np.concatenate([part[n:], back]))
+        for part, n, back in zip(shuffled, taken, given, strict=True)
+    ]
+
+
 def iid(num_texts: int, num_clusters: int, rng: np.random.Generator) -> list[Indices]:
     """Shuffle all texts and cut them into even parts, one a cluster."""
     return list(np.array_split(rng.permutation(num_texts), num_clusters))

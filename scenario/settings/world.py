@@ -49,6 +49,13 @@ class DataSettings(Section):
     dirichlet_alpha: float = Field(
         default=0.5, gt=0, le=1e6, description="Concentration of the Dirichlet draw; smaller = more skew."
     )
+    mixing: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Part of each cluster's texts exchanged for texts of all clusters: 0 = one domain a "
+        "cluster, 1 = a sample of everything.",
+    )
     heldout_share: float = Field(
         default=0.1, gt=0, lt=1, description="Share of each cluster's texts kept for evaluation."
     )

@@ -258,3 +258,35 @@ def test_the_text_is_read_once_however_many_devices_there_are(
     people = population(400, 2)
     trained(deal(path, people), people)
     assert opened == [path]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.floats(0, 1), st.integers(0, 2**31 - 1))
+def test_mixing_loses_no_text_and_keeps_every_size(sizes: list[int], share: float, seed: int) -> None:
+    ends = np.cumsum(sizes)
+    parts = [np.arange(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    mixed = partition.mixed(parts, share, np.random.default_rng(seed))
+    assert [len(part) for part in mixed] == sizes
+    assert sorted(np.concatenate(mixed).tolist()) == list(range(sum(sizes)))
+
+
+@pytest.mark.parametrize(("mixing", "expected"), [(0.0, 1.0), (0.5, 0.5 + 0.5 / 4), (1.0, 1 / 4)])
+def test_mixing_goes_from_one_domain_a_cluster_to_a_sample_of_everything(
+    write: Write, mixing: float, expected: float
+) -> None:
+    people = population(8, 4)
+    text = deal(write(200, 200, 200, 200), people, mixing=mixing)
+    own = [
+        f"topic {position}" in passage
+        for position, cluster in enumerate(people.clusters)
+        for passage in (
+            *text.heldout_texts(cluster.name),
+            *(
+                one
+                for d in people.devices
+                if d.cluster == cluster.name
+                for one in text.device_texts(d.device_id)
+            ),
+        )
+    ]
+    # Of what is exchanged a quarter comes back by chance.
+    assert len(own) == 800 and np.mean(own) == pytest.approx(expected, abs=0.05)
