@@ -52,6 +52,8 @@ def text_from(config: RunConfig, population: Population) -> FederatedText:
         partitioner=settings.partitioner,
         dirichlet_alpha=settings.dirichlet_alpha,
         mixing=settings.mixing,
+        cluster_column=settings.cluster_column,
+        device_column=settings.device_column,
         population=population,
         heldout_share=settings.heldout_share,
         seed=config.seed,

@@ -5,6 +5,7 @@
 Tests of strategies and of the sky use it; nothing else stands in for Flower.
 """
 
+import threading
 from collections.abc import Callable, Iterable
 from itertools import count
 
@@ -44,6 +45,7 @@ class FakeGrid(Grid):
         self._numbers = count()
         self._waiting: dict[str, Message] = {}
         self._pulls_left: dict[str, int] = {}
+        self._one_at_a_time = threading.Lock()
 
     def get_node_ids(self) -> list[int]:
         return list(self.node_ids)
@@ -62,6 +64,11 @@ class FakeGrid(Grid):
         return pushed
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        # Its nodes are one process with one model; a grid in real time pulls from several threads.
+        with self._one_at_a_time:
+            return self._pull(message_ids)
+
+    def _pull(self, message_ids: Iterable[str]) -> list[Message]:
         replies = []
         for message_id in list(message_ids):
             if message_id not in self._waiting:

@@ -80,10 +80,11 @@ def deal(
     """
     rng = np.random.default_rng([seed, stream])
     num_clusters = len(population.clusters)
-    shuffled, domains, notes = _to_clusters(found, partitioner, dirichlet_alpha, num_clusters, rng)
+    names = [cluster.name for cluster in population.clusters]
+    shuffled, domains, notes = _to_clusters(found, partitioner, dirichlet_alpha, names, rng)
     if mixing:
         shuffled = partition.mixed(shuffled, mixing, rng)
-    kin = _kin(domains, apart=partitioner == "dirichlet" or bool(mixing))
+    kin = _kin(domains, apart=partitioner in ("dirichlet", "cluster") or bool(mixing))
     pooled = {
         position for position, of_kind in enumerate(kin) if any(len(shuffled[other]) < 2 for other in of_kind)
     }
@@ -102,7 +103,12 @@ def deal(
     drawing = np.random.default_rng([seed, stream, 1])
     parts, num_drawing = [], 0
     for position, (heldout, training) in enumerate(halves):
-        devices = own[population.clusters[position].name]
+        devices = own[names[position]]
+        if found.holders:
+            _refuse_too_few_holders(training, found.holders, names[position], len(devices))
+            pieces = partition.by_holder(training, found.holders, len(devices))
+            parts.append(ClusterPart(heldout=heldout, training=training, devices=tuple(pieces)))
+            continue
         apart = position not in pooled and len(training) >= len(devices)
         num_drawing += 0 if apart else len(devices)
         shares = [device.data_share for device in devices]
@@ -120,11 +126,14 @@ def _to_clusters(
     found: LabelledTexts,
     partitioner: str,
     dirichlet_alpha: float,
-    num_clusters: int,
+    clusters: Sequence[str],
     rng: np.random.Generator,
 ) -> tuple[list[Indices], list[str], list[str]]:
     """Give each cluster its texts; returns parts, domain names and notes."""
+    num_clusters = len(clusters)
     mixed = ["mixed"] * num_clusters
+    if partitioner == "cluster":
+        return _by_cluster(found, clusters, rng)
     if partitioner == "iid":
         return partition.iid(len(found.texts), num_clusters, rng), mixed, []
     if partitioner == "dirichlet":
@@ -139,6 +148,35 @@ def _to_clusters(
     if len(names) < num_clusters:
         notes.append(f"{len(names)} domains for {num_clusters} clusters: clusters share domains")
     return parts, domains, notes
+
+
+def _by_cluster(
+    found: LabelledTexts, clusters: Sequence[str], rng: np.random.Generator
+) -> tuple[list[Indices], list[str], list[str]]:
+    """Give each cluster the texts that name it."""
+    unknown = [name for name in dict.fromkeys(found.clusters) if name not in set(clusters)]
+    if missing := [name for name in clusters if name not in set(found.clusters)]:
+        there = some(list(dict.fromkeys(found.clusters)))
+        raise ValueError(
+            f"no text is of the clusters {some(missing)}; the data names {there}. Name the clusters of "
+            "population.sites as the data does, or have fewer population.clusters"
+        )
+    notes = []
+    if unknown:
+        count = sum(name in set(unknown) for name in found.clusters)
+        notes.append(f"{count} texts of clusters that take no part are not used: {some(unknown)}")
+    return partition.by_name(found.clusters, clusters, rng), list(clusters), notes
+
+
+def _refuse_too_few_holders(
+    training: Indices, holders: Sequence[str], cluster: str, num_devices: int
+) -> None:
+    count = len({holders[text] for text in training.tolist()})
+    if count < num_devices:
+        raise ValueError(
+            f"cluster {cluster!r} has {num_devices} devices and the texts of {count} holders "
+            "(data.device-column), who are not divided; lower population.devices"
+        )
 
 
 def _kin(domains: Sequence[str], *, apart: bool) -> tuple[tuple[int, ...], ...]:

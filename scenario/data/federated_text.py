@@ -21,7 +21,7 @@ from sim.population import Population
 
 __all__ = ["PARTITIONERS", "BlockForm", "FederatedText", "load_federated_text", "pack"]
 
-PARTITIONERS = ("domain", "iid", "dirichlet")
+PARTITIONERS = ("domain", "iid", "dirichlet", "cluster")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +217,8 @@ def load_federated_text(
     response_column: str = "",
     messages_column: str = "",
     mixing: float = 0.0,
+    cluster_column: str = "",
+    device_column: str = "",
 ) -> FederatedText:
     """Read a data source and deal its texts to the population.
 
@@ -231,7 +233,7 @@ def load_federated_text(
         Columns of the domain and of the label, or "".
     split : str
         The dataset's split, slices such as ``train[:10%]`` included.
-    partitioner : {"domain", "iid", "dirichlet"}
+    partitioner : {"domain", "iid", "dirichlet", "cluster"}
         ``domain``: one domain a cluster. ``iid``: all mixed. ``dirichlet``: the label (else the domain) is
         skewed over clusters with ``dirichlet_alpha`` > 0.
     population : Population
@@ -244,6 +246,9 @@ def load_federated_text(
         Of examples, in place of ``text_column``; see `scenario.data.text_source.read_texts`.
     mixing : float
         In [0, 1]: part of each cluster's texts that is exchanged at random for others of all clusters.
+    cluster_column, device_column : str
+        Natural partitions: who names the cluster of a text (``cluster``), and who holds it: a holder's texts
+        are on one device; or "".
 
     Returns
     -------
@@ -264,10 +269,12 @@ def load_federated_text(
         domain_column=domain_column,
         label_column=label_column,
         split=split,
-        needs={"domain": "domain", "dirichlet": "label"}.get(partitioner, ""),
+        needs={"domain": "domain", "dirichlet": "label", "cluster": "cluster"}.get(partitioner, ""),
         prompt_column=prompt_column,
         response_column=response_column,
         messages_column=messages_column,
+        cluster_column=cluster_column,
+        device_column=device_column,
     )
     dealt = deal(
         found,

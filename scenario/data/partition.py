@@ -33,6 +33,36 @@ def by_domain(
     return [parts[cluster] for cluster in clusters], [names[cluster % len(names)] for cluster in clusters]
 
 
+def by_name(names_of: Sequence[str], clusters: Sequence[str], rng: np.random.Generator) -> list[Indices]:
+    """Give each cluster the texts that name it, shuffled; texts that name none go to nobody."""
+    label_of = np.asarray(names_of, dtype=object)
+    return [rng.permutation(np.flatnonzero(label_of == name)) for name in clusters]
+
+
+def by_holder(texts: Indices, holders: Sequence[str], num_devices: int) -> list[Indices]:
+    """Give each device the texts of whole holders: the largest first, to who has least.
+
+    Parameters
+    ----------
+    texts : Indices
+        Of one cluster.
+    holders : Sequence[str]
+        Of every text of the source; at least as many different ones among ``texts`` as devices.
+
+    Returns
+    -------
+    list[Indices]
+        Of each device, at least one text; no holder on two devices.
+    """
+    held: dict[str, list[int]] = {}
+    for text in texts.tolist():
+        held.setdefault(holders[text], []).append(text)
+    parts: list[list[int]] = [[] for _ in range(num_devices)]
+    for of_holder in sorted(held.values(), key=len, reverse=True):
+        min(parts, key=len).extend(of_holder)
+    return [np.asarray(part, dtype=np.int64) for part in parts]
+
+
 def mixed(parts: Sequence[Indices], share: float, rng: np.random.Generator) -> list[Indices]:
     """Take a share of every part, shuffle all that was taken, and give each part as much back.
 

@@ -22,6 +22,10 @@ class LabelledTexts:
 
     Parameters
     ----------
+    clusters : Sequence[str]
+        Name of each text's cluster; empty when nobody needs it.
+    holders : Sequence[str]
+        Who holds each text; empty where no column says.
     places : Sequence[str]
         Where each text stands in its source, for people; empty for embedded text.
     notes : tuple[str, ...]
@@ -31,6 +35,8 @@ class LabelledTexts:
     texts: Sequence[str]
     domains: Sequence[str]
     labels: Sequence[str]
+    clusters: Sequence[str] = ()
+    holders: Sequence[str] = ()
     places: Sequence[str] = ()
     notes: tuple[str, ...] = ()
 
@@ -42,21 +48,25 @@ def read_texts(
     domain_column: str,
     label_column: str,
     split: str,
-    needs: Literal["", "domain", "label"] | str,
+    needs: Literal["", "domain", "label", "cluster"] | str,
     prompt_column: str = "",
     response_column: str = "",
     messages_column: str = "",
+    cluster_column: str = "",
+    device_column: str = "",
 ) -> LabelledTexts:
     """Read a source named as in `scenario.data.federated_text.load_federated_text`.
 
     Parameters
     ----------
-    needs : {"", "domain", "label"}
+    needs : {"", "domain", "label", "cluster"}
         What the partitioner must know of each text; for ``label`` the domain stands in where no label
         column is named.
     prompt_column, response_column, messages_column : str
         Named, they take the place of ``text_column``, and each text is an example of
         `scenario.data.examples`.
+    cluster_column, device_column : str
+        Columns that name each text's cluster, and who holds it.
 
     Raises
     ------
@@ -67,11 +77,14 @@ def read_texts(
     if source == "embedded":
         return _read_embedded()
     text_columns = _columns(messages_column or prompt_column or text_column)
-    named = [*text_columns, *filter(None, (response_column, domain_column, label_column))]
+    named = [
+        *text_columns,
+        *filter(None, (response_column, domain_column, label_column, cluster_column, device_column)),
+    ]
     table = _load(source, split, named)
     if not table.lines:
         raise ValueError(f"data source {source!r} (split {split!r}) has no rows")
-    _check_needs(needs, table, domain_column, label_column)
+    _check_needs(needs, table, domain_column, label_column, cluster_column)
     if not text_columns:
         raise ValueError(
             f"data source {source!r}: text_column names no column; its columns are {', '.join(table.names)}"
@@ -82,15 +95,33 @@ def read_texts(
     if messages_column or response_column:
         table = _with_examples(table, source, text_columns, response_column)
         text_columns = [_EXAMPLES]
-    key = {"domain": domain_column, "label": label_column or domain_column}.get(needs, "")
+    key = {
+        "domain": domain_column,
+        "label": label_column or domain_column,
+        "cluster": cluster_column,
+    }.get(needs, "")
     texts, keys, rows, notes = _collect(table, source, text_columns, key)
     return LabelledTexts(
         texts=texts,
         domains=keys if needs == "domain" else (),
         labels=keys if needs == "label" else (),
+        clusters=keys if needs == "cluster" else (),
+        holders=_holders(table, source, device_column, rows) if device_column else (),
         places=[table.place(row) for row in rows],
         notes=(*table.notes, *notes),
     )
+
+
+def _holders(table: Table, source: str, column: str, rows: Sequence[int]) -> list[str]:
+    """Return who holds each row; refuse rows of nobody."""
+    values = table.columns[column]
+    nobody = [table.place(row) for row in rows if values[row] is None or not str(values[row]).strip()]
+    if nobody:
+        raise ValueError(
+            f"data source {source!r}: column {column!r}, which says who holds a text, is empty in "
+            f"{some(nobody)}; fill it or leave these rows out"
+        )
+    return [str(values[row]) for row in rows]
 
 
 def _columns(joined: str) -> list[str]:
@@ -129,12 +160,19 @@ def _read_embedded() -> LabelledTexts:
     return LabelledTexts(texts=[text for text, _ in pairs], domains=names, labels=names)
 
 
-def _check_needs(needs: str, table: Table, domain_column: str, label_column: str) -> None:
+def _check_needs(
+    needs: str, table: Table, domain_column: str, label_column: str, cluster_column: str
+) -> None:
     columns = f"its columns are {', '.join(table.names)}"
     if needs == "domain" and not domain_column:
         raise ValueError(
             "the 'domain' partitioner needs to know each text's domain: set domain_column, or use"
             f" partitioner 'iid'; {columns}"
+        )
+    if needs == "cluster" and not cluster_column:
+        raise ValueError(
+            "the 'cluster' partitioner needs to know each text's cluster: set cluster_column, or use another"
+            f" partitioner; {columns}"
         )
     if needs == "label" and not (label_column or domain_column):
         raise ValueError(

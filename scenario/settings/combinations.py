@@ -99,8 +99,27 @@ def _data_faults(data: DataSettings) -> Iterator[Fault]:
             ("data.source", *given),
             f'{" and ".join(given)} needs a data.source of rows, got "embedded"; name a file or a dataset',
         )
+    naming = {"data.cluster-column": data.cluster_column, "data.device-column": data.device_column}
     if data.source == "embedded":
+        for key, column in naming.items():
+            if column:
+                yield Fault(
+                    (key, "data.source"),
+                    f'{key} needs a data.source of rows, got "embedded"; name a file or a dataset',
+                )
+        if data.partitioner == "cluster":
+            yield Fault(
+                ("data.partitioner", "data.source"),
+                'data.partitioner = "cluster" needs a data.source of rows, got "embedded"; name a file or a '
+                "dataset",
+            )
         return
+    if (data.partitioner == "cluster") != bool(data.cluster_column):
+        yield Fault(
+            ("data.partitioner", "data.cluster-column"),
+            'data.cluster-column must name a column exactly when data.partitioner is "cluster", got '
+            f'"{data.cluster_column}" and "{data.partitioner}"',
+        )
     if data.partitioner == "domain" and not data.domain_column:
         yield Fault(
             ("data.partitioner", "data.domain-column"),

@@ -41,9 +41,18 @@ class DataSettings(Section):
         default="", description="Column that names the label for a Dirichlet split; empty = none."
     )
     split: str = Field(default="train", min_length=1, description="Split of the dataset to read.")
-    partitioner: Literal["domain", "iid", "dirichlet"] = Field(
+    partitioner: Literal["domain", "iid", "dirichlet", "cluster"] = Field(
         default="domain",
-        description="One domain per cluster, no skew at all, or label skew by a Dirichlet draw.",
+        description="One domain per cluster, no skew at all, label skew by a Dirichlet draw, or as "
+        "data.cluster-column says.",
+    )
+    cluster_column: str = Field(
+        default="", description='Column with the name of each text\'s cluster; for the partitioner "cluster".'
+    )
+    device_column: str = Field(
+        default="",
+        description="Column that says who holds a text: what one holds is on one device. Empty = texts of a "
+        "cluster are dealt to its devices.",
     )
     # Hsu, Qi, Brown 2019 (arXiv 1909.06335) call 0.5 moderate skew.
     dirichlet_alpha: float = Field(

@@ -290,3 +290,45 @@ def test_mixing_goes_from_one_domain_a_cluster_to_a_sample_of_everything(
     ]
     # Of what is exchanged a quarter comes back by chance.
     assert len(own) == 800 and np.mean(own) == pytest.approx(expected, abs=0.05)
+
+
+def natural(folder: Path, rows: list[tuple[str, str]]) -> Path:
+    """Write a file of texts that name a cluster and a holder."""
+    path = folder / "natural.csv"
+    lines = [f"text {n},{cluster},{holder}" for n, (cluster, holder) in enumerate(rows)]
+    path.write_text("\n".join(["text,place,user", *lines]))
+    return path
+
+
+NATURAL = {"partitioner": "cluster", "cluster_column": "place", "device_column": "user", "domain_column": ""}
+
+
+def test_columns_that_name_cluster_and_device_are_who_has_what(tmp_path: Path) -> None:
+    people = population(4, 2)
+    names = [cluster.name for cluster in people.clusters]
+    rows = [(names[user % 2], f"user-{user}") for user in range(10) for _ in range(10 + user)]
+    rows += [("elsewhere", "user-99")] * 3
+    text = deal(natural(tmp_path, rows), people, **NATURAL)
+    assert any("3 texts of clusters that take no part are not used: elsewhere" in note for note in text.notes)
+    assert text.domains == tuple(names)
+    holder_of = {f"text {n}": holder for n, (_, holder) in enumerate(rows)}
+    cluster_of = {f"text {n}": cluster for n, (cluster, _) in enumerate(rows)}
+    seen: dict[str, set[int]] = {}
+    for device in people.devices:
+        for passage in text.device_texts(device.device_id):
+            assert cluster_of[passage] == device.cluster
+            seen.setdefault(holder_of[passage], set()).add(device.device_id)
+    assert all(len(devices) == 1 for devices in seen.values()) and len(seen) == 10
+    for name in names:
+        assert all(cluster_of[passage] == name for passage in text.heldout_texts(name))
+
+
+def test_natural_partitions_that_do_not_fit_the_population_are_refused_by_name(tmp_path: Path) -> None:
+    people = population(4, 2)
+    first, second = (cluster.name for cluster in people.clusters)
+    with pytest.raises(ValueError, match=f"no text is of the clusters {second}; the data names {first}"):
+        deal(natural(tmp_path, [(first, "a"), (first, "b")] * 9), people, **NATURAL)
+    with pytest.raises(ValueError, match=rf"{second}' has \d devices and the texts of 1 holders"):
+        deal(natural(tmp_path, [(first, "a"), (first, "b"), (second, "c")] * 9), people, **NATURAL)
+    with pytest.raises(ValueError, match="who holds a text, is empty in line 3"):
+        deal(natural(tmp_path, [(first, "a"), (second, "")] * 9), people, **NATURAL)

@@ -259,7 +259,9 @@ def test_a_partitioner_without_its_column_says_which_there_are(table: Path) -> N
 
 
 def test_every_bad_setting_is_named_at_once() -> None:
-    with pytest.raises(ValueError, match=r"one of domain, iid, dirichlet, got 'random'.*heldout_share.*seed"):
+    with pytest.raises(
+        ValueError, match=r"one of domain, iid, dirichlet, cluster, got 'random'.*heldout_share.*seed"
+    ):
         deal("embedded", partitioner="random", heldout_share=1.0, seed=-1)
     with pytest.raises(ValueError, match=r"dirichlet_alpha must be > 0 and finite, got nan"):
         deal("embedded", partitioner="dirichlet", dirichlet_alpha=float("nan"))

@@ -302,3 +302,12 @@ def test_the_named_skies_serve_every_cluster_again_and_again(name: str) -> None:
     # Profile, dispatch and upload take three visits; fewer would end the run before its first merge.
     assert min(len(contacts) for contacts in plan.contacts.values()) >= 3
     assert not notices
+
+
+def test_a_natural_partition_needs_rows_and_its_column() -> None:
+    assert 'data.partitioner = "cluster" needs a data.source of rows' in refusal(
+        {"data.partitioner": "cluster"}
+    )
+    told = refusal({"data.partitioner": "cluster", "data.source": "/data/rows.csv"})
+    assert 'data.cluster-column must name a column exactly when data.partitioner is "cluster"' in told
+    assert "data.device-column needs a data.source of rows" in refusal({"data.device-column": "user"})

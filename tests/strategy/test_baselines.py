@@ -85,9 +85,9 @@ def test_the_servers_rate_is_how_far_it_goes_to_the_mean() -> None:
 
 def test_fedprox_says_its_weight_to_the_clients_and_fedavg_says_none() -> None:
     said = []
-    for options in ({}, {"proximal_mu": 0.5}):
+    for weight in (0.0, 0.5):
         grid = FakeGrid(client, num_nodes=1)
-        average(grid, lambda: False, num_rounds=1, **options)
+        average(grid, lambda: False, num_rounds=1, proximal_mu=weight)
         said.append(read_task(grid.pushed[0]).proximal_mu)
     assert said == [0.0, 0.5]
 
