@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,7 +23,8 @@ from typing import Any
 
 from benchmarks.paper.cell import Cell, be_quiet, measure, measured
 from benchmarks.paper.methods import TABLES, Method
-from benchmarks.paper.tables import headline, table
+from benchmarks.paper.plots import draw_curves, draw_gains
+from benchmarks.paper.tables import REFERENCE, Cells, headline, table
 from benchmarks.paper.worlds import BASES, SIZE, SKIES, SMOKE, TUNING_SEED
 
 SMOKE_SEEDS = (1, 2)
@@ -88,24 +89,37 @@ def measure_all(cells: Sequence[Cell], results: Path, workers: int) -> None:
             )
 
 
-def report(cells: Sequence[Cell], results: Path) -> dict[str, Any]:
+def worlds_of(cells: Sequence[Cell], results: Path) -> tuple[Mapping[str, Mapping[str, Cells]], set[str]]:
+    """Return what has been measured, by world, method and seed, and the versions of the code that did."""
+    worlds: dict[str, dict[str, dict[int, Any]]] = {}
+    versions = set()
+    for cell in cells:
+        methods = worlds.setdefault(f"{cell.base}, {cell.sky}", {})
+        of_method = methods.setdefault(cell.method.name, {})
+        found = measured(cell, results)
+        if found is not None:
+            of_method[cell.seed] = found
+            versions.add(found["code"])
+    return worlds, versions
+
+
+def report(worlds: Mapping[str, Mapping[str, Cells]], versions: set[str]) -> dict[str, Any]:
     """Print a table for each world, of the cells that are there; return the numbers of the JSON line."""
-    numbers, versions = {}, set()
-    for base, sky in dict.fromkeys((cell.base, cell.sky) for cell in cells):
-        methods: dict[str, dict[int, Any]] = {}
-        for cell in cells:
-            if (cell.base, cell.sky) == (base, sky):
-                found = measured(cell, results)
-                methods.setdefault(cell.method.name, {})
-                if found is not None:
-                    methods[cell.method.name][cell.seed] = found
-                    versions.add(found["code"])
-        print(f"\n{base} base, {sky} sky: loss in nats a token, mean and 95 % interval over seeds")
+    for name, methods in worlds.items():
+        print(f"\n{name} sky: loss in nats a token, mean and 95 % interval over seeds")
         print(table(methods), flush=True)
-        numbers[f"{base}, {sky}"] = headline(methods)
     if len(versions) > 1:
         print(f"note: these cells were measured by {len(versions)} versions of the code")
-    return numbers
+    return {name: headline(methods) for name, methods in worlds.items()}
+
+
+def draw(worlds: Mapping[str, Mapping[str, Cells]], folder: Path, name: str) -> None:
+    """Draw each world's curves, and the gain against capture where there are several bases."""
+    for world, methods in worlds.items():
+        draw_curves(methods, f"{world} sky", folder / f"{name}-{world.replace(', ', '-')}.svg")
+    split = {world: methods for world, methods in worlds.items() if methods.get("EMS-FL")}
+    if len(split) > 1 and all(methods.get(REFERENCE) for methods in split.values()):
+        draw_gains(split, folder / f"{name}-gains.svg")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -120,13 +134,20 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--results", type=Path, default=Path("runs") / "paper")
     parser.add_argument("--tune", action="store_true", help="measure what the settings are chosen by")
     parser.add_argument("--report", action="store_true", help="measure nothing")
+    parser.add_argument(
+        "--plots", type=Path, metavar="FOLDER", help="draw the curves there (needs matplotlib)"
+    )
     options = parser.parse_args(arguments)
     results = options.results.resolve()
     results.mkdir(parents=True, exist_ok=True)
     cells = candidates_of(options) if options.tune else cells_of(options)
     if not options.report:
         measure_all(cells, results, options.workers)
-    numbers = report(cells, results)
+    worlds, versions = worlds_of(cells, results)
+    numbers = report(worlds, versions)
+    if options.plots:
+        options.plots.mkdir(parents=True, exist_ok=True)
+        draw(worlds, options.plots, options.table)
     print(json.dumps({"benchmark": "paper", "table": options.table, "worlds": numbers}))
 
 

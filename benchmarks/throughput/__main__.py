@@ -1,10 +1,12 @@
-"""``python -m benchmarks.throughput [--quick | --once]``: what a device costs besides its training.
+"""``python -m benchmarks.throughput [--quick | --once] [--pfl PYTHON]``: what a device costs beside training.
 
 Beside Flower's own way and a bare loop; each measurement is a process of its own, each contender in its turn,
 three rounds, medians. Processor time counts all processes. Ends with one line of JSON. `--quick`: one round
-of fewer devices, to see that it works; `--once`: one round of all.
+of fewer devices, to see that it works; `--once`: one round of all. pfl-research is measured beside them where
+``--pfl`` names a Python that has it (``pip install pfl``; ours need not).
 """
 
+import argparse
 import json
 import math
 import os
@@ -74,14 +76,21 @@ def exponent(sizes: list[int], times_s: list[float]) -> float:
 
 def main(arguments: list[str]) -> None:
     """Measure everything."""
-    quick = "--quick" in arguments
-    rounds = 1 if quick or "--once" in arguments else 3
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput")
+    parser.add_argument("--quick", action="store_true", help="one round of fewer devices")
+    parser.add_argument("--once", action="store_true", help="one round")
+    parser.add_argument("--pfl", metavar="PYTHON", help="a Python that can import pfl")
+    options = parser.parse_args(arguments)
+    quick = options.quick
+    rounds = 1 if quick or options.once else 3
     devices, trained, steps = (500, 100, 2) if quick else (5_000, 1_000, 10)
     sizes = [200, 600, 2_000] if quick else [1_000, 3_000, 10_000]
     runs: dict[str, list[Measured]] = {}
     for _ in range(rounds):
         for name in ("flower", "ours", "processes"):
             runs.setdefault(name, []).append(measure("contender", name, devices))
+        if options.pfl:
+            runs.setdefault("pfl", []).append(measure("pfl_peer", devices, python=options.pfl))
         for how in ("bare", "ours"):
             runs.setdefault(f"train-{how}", []).append(measure("training", how, trained, steps))
         for size in sizes:
@@ -91,10 +100,10 @@ def main(arguments: list[str]) -> None:
     result = {
         "benchmark": "throughput",
         "speedup_over_flower": round(_median(runs["flower"], "wall_s") / _median(runs["ours"], "wall_s"), 1),
-        "cpu_ms_per_device": round(1e3 * _median(runs["ours"], "cpu_s") / devices, 3),
-        "flower_cpu_ms_per_device": round(1e3 * _median(runs["flower"], "cpu_s") / devices, 2),
-        "processes_cpu_ms_per_device": round(1e3 * _median(runs["processes"], "cpu_s") / devices, 3),
-        "pfl_cpu_ms_per_device": None,
+        "cpu_ms_per_device": _ms(runs["ours"], devices),
+        "flower_cpu_ms_per_device": _ms(runs["flower"], devices),
+        "processes_cpu_ms_per_device": _ms(runs["processes"], devices),
+        "pfl_cpu_ms_per_device": _ms(runs["pfl"], devices) if options.pfl else None,
         "overhead_ratio": round(trained_s["ours"] / trained_s["bare"], 3),
         "time_exponent": round(exponent(sizes, [_median(runs[f"grow-{s}"], "cpu_s") for s in sizes]), 3),
         "peak_rss_mb_10k": peak["peak_mb"],
@@ -102,6 +111,11 @@ def main(arguments: list[str]) -> None:
         "in_process_startup_s": round(median(startup_s("in-process") for _ in range(rounds)), 1),
     }
     print(json.dumps(result))
+
+
+def _ms(runs: list[Measured], devices: int) -> float:
+    """Return the processor milliseconds a device."""
+    return round(1e3 * _median(runs, "cpu_s") / devices, 3)
 
 
 def _median(runs: list[Measured], name: str) -> float:

@@ -1,0 +1,72 @@
+"""The numbers that `benchmarks.paper` makes of its cells."""
+
+import math
+from typing import Any
+
+import pytest
+
+from benchmarks.paper.methods import TABLES
+from benchmarks.paper.plots import mean_curve
+from benchmarks.paper.tables import headline, hours_to, interval, paired, speedups, table
+
+
+def cell(own: list[float], merged: list[float], **more: Any) -> dict[str, Any]:
+    """Return a cell measured every hour, 1 MB an hour."""
+    points = [
+        {"time_s": 3600.0 * hour, "bytes_up": 1e6 * hour, "steps": 10 * hour, "own": a, "merged": b}
+        for hour, (a, b) in enumerate(zip(own, merged, strict=True))
+    ]
+    return {
+        "points": points, "own": own[-1], "merged": merged[-1], "merged_before": merged[0],
+        "bytes_up": 1e6 * (len(own) - 1), "steps": 10 * (len(own) - 1), "memory_bytes": 10.0,
+        "update_bytes": 4.0, "capture": 0.5, "staleness": 0.0,
+    } | more  # fmt: skip
+
+
+def test_an_interval_is_students() -> None:
+    # Five values with standard deviation sqrt(2.5); t(0.975, 4) = 2.776445 (any table of Student's t).
+    mean, half = interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert mean == 3.0 and half == pytest.approx(2.776445 * math.sqrt(2.5 / 5), rel=1e-6)
+    assert math.isnan(interval([1.0])[1])
+
+
+def test_differences_are_of_seeds_that_both_have() -> None:
+    ours = {1: cell([4, 3], [4, 3]), 2: cell([4, 2], [4, 2]), 3: cell([9, 9], [9, 9])}
+    theirs = {2: cell([4, 3.5], [4, 3.5]), 1: cell([4, 3.25], [4, 3.25])}
+    assert paired(ours, theirs, "own") == [-0.25, -1.5]
+
+
+def test_sooner_is_measured_where_the_other_first_had_what_it_ends_with() -> None:
+    ours = {1: cell([4.0, 3.4, 3.0], [4.0, 3.9, 3.8])}
+    theirs = {1: cell([4.0, 3.7, 3.6, 3.5, 3.4, 3.45, 3.45], [4.0] * 7)}
+    assert hours_to(ours[1], 3.45, "own") == 1.0 and hours_to(ours[1], 2.9, "own") == math.inf
+    # FedAvg ends with 3.45, which it first had (with less) after 4 hours.
+    assert speedups(ours, theirs, "own") == [4.0]
+
+
+def test_the_json_line_says_nothing_where_a_loss_is_never_reached() -> None:
+    never = {"EMS-FL": {1: cell([4, 4], [4, 4])}, "FedAvg": {1: cell([4, 3], [4, 3])}}
+    assert headline(never)["speedup_to_fedavg_loss"] == 0.0
+    central = {1: cell([4, 3], [4, 3])}
+    ours = {1: cell([4, 3.5], [4, 3.75], memory_bytes=2.5)}
+    found = headline({"EMS-FL": ours, "FedAvg": {1: cell([4, 3.9], [4, 3.95])}, "central": central})
+    assert found["share_of_central_gain"] == 0.25 and found["memory_ratio"] == 0.25
+    assert found["own_loss_gain"] == 0.4 and found["merged_loss_gain"] == 0.2 and found["seeds"] == 1
+
+
+def test_a_table_has_a_line_for_each_method_that_was_measured() -> None:
+    told = table(
+        {"EMS-FL": {1: cell([4, 3], [4, 3])}, "FedAvg": {1: cell([4, 3.5], [4, 3.5])}, "central": {}}
+    )
+    assert "EMS-FL" in told and "-0.500" in told and "central" not in told and "before: merged 4.000" in told
+
+
+def test_a_curve_is_the_mean_of_what_was_last_measured_as_long_as_all_go_on() -> None:
+    cells = [cell([4, 3, 2], [4, 4, 4]), cell([4, 3.5], [4, 4])]
+    found = mean_curve(cells, "time_s", "own", [0.0, 1800.0, 3600.0, 5000.0])
+    assert found[:3] == [4.0, 4.0, 3.25] and math.isnan(found[3])
+
+
+def test_every_method_of_a_table_is_named_once() -> None:
+    for methods in TABLES.values():
+        assert len({method.name for method in methods}) == len(methods)
