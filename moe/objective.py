@@ -124,6 +124,25 @@ def mean_loss(model: nn.Module, blocks_NT: NDArray[np.int64], batch_size: int) -
     return total / num_predicted(torch.from_numpy(blocks_NT))
 
 
+@torch.no_grad()
+def summed_losses(model: nn.Module, blocks_N3T: NDArray[np.int64], batch_size: int) -> NDArray[np.float64]:
+    """Return of each block of one example the loss summed over its predicted tokens, nats ``[N]``."""
+    model.eval()
+    found: list[NDArray[np.float64]] = []
+    for start in range(0, len(blocks_N3T), batch_size):
+        inputs = language_model_inputs(model, token_batch(model, blocks_N3T[start : start + batch_size]))
+        with half_products(model):
+            logits_BTV = model(**inputs).logits.float()
+        labels_BT = inputs["labels"]
+        if not is_encoder_decoder(model):
+            logits_BTV, labels_BT = logits_BTV[:, :-1], labels_BT[:, 1:]
+        each_BT = cross_entropy(
+            logits_BTV.transpose(1, 2), labels_BT, ignore_index=_IGNORED, reduction="none"
+        )
+        found.append(each_BT.double().sum(dim=1).cpu().numpy())
+    return np.concatenate(found)
+
+
 def token_batch(model: nn.Module, blocks_BT: NDArray[np.int64]) -> Tensor:
     """Return a batch of token ids where the model is."""
     return torch.from_numpy(blocks_BT).to(next(model.parameters()).device)

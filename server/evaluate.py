@@ -18,9 +18,10 @@ from moe.device import choose_device
 from moe.disk.tokens import load_tokenizer
 from moe.examples_apart import keeps_examples_apart
 from moe.experts import ExpertArrays, ExpertId, Tuning
-from moe.objective import mean_loss
+from moe.objective import mean_loss, summed_losses
 from moe.tuning.adapters import MergedModel, set_arrays
 from scenario.data.federated_text import FederatedText
+from scenario.data.questions import Questions
 from scenario.derive import block_form
 from scenario.settings.config import RunConfig
 from scenario.tuned_models import TunedModels
@@ -57,7 +58,11 @@ class Evaluator:
                 name: text.pack_heldout(tokenizer, name, form, most, several=several) for name in clusters
             }
 
-        self._pack = cache(pack)
+        def questions(cluster: str) -> Questions:
+            length = config.data.sequence_length
+            return text.questions(tokenizer, cluster, config.evaluate.choices, length)
+
+        self._pack, self._questions = cache(pack), cache(questions)
         self._merged: MergedModel | None = None
         self._submodels = TunedModels(config, path, tuning)
         # The values that a run begins and ends with are measured twice: as it goes, and for its summary. And
@@ -109,6 +114,27 @@ class Evaluator:
     def model_of(self, experts: Sequence[ExpertId], values: ExpertArrays) -> nn.Module:
         """Return the sub-model of these experts, or for none the merged model, with these values."""
         return self.submodel_with(tuple(experts), values) if experts else self.merged_with(values)
+
+    def accuracy(self, cluster: str, experts: Sequence[ExpertId], values: ExpertArrays) -> float:
+        """Return how many of a cluster's held-out questions a model answers as the data does; a share.
+
+        Parameters
+        ----------
+        cluster : str
+            Whose questions.
+        experts : sequence of ExpertId
+            Of the sub-model that answers; empty for the merged model.
+
+        Notes
+        -----
+        The answer chosen is the one with the highest probability, all its tokens together: ``acc`` of the
+        lm-evaluation-harness (github.com/EleutherAI/lm-evaluation-harness). Of equal ones the first.
+        """
+        asked = self._questions(cluster)
+        model, batch = self.model_of(experts, values), self._config.evaluate.batch_size
+        losses = summed_losses(model, asked.blocks.reshape(-1, *asked.blocks.shape[2:]), batch)
+        chosen_Q = losses.reshape(asked.blocks.shape[:2]).argmin(axis=1)
+        return float((chosen_Q == asked.right).mean())
 
     def heldout(self, cluster: str) -> NDArray[np.int64]:
         """Return the held-out blocks of a cluster, token ids ``[N, T]``; of examples with their padding."""

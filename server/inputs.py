@@ -81,7 +81,10 @@ def _text(config: RunConfig, population: Population) -> FederatedText:
         except RuntimeError as error:
             raise ValueError(f"this user has no home folder; {way_out}") from error
     try:
-        return text_from(config, population)
+        text = text_from(config, population)
+        if config.evaluate.choices:
+            text.answers()
+        return text
     except ValueError as fault:
         if isinstance(fault.__cause__, OSError) and fault.__cause__.errno in NOT_WRITABLE:
             raise ValueError(f"{fault}; {way_out}") from fault

@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Mapping
+from statistics import fmean
 
-from moe.experts import ExpertArrays
+from moe.experts import ExpertArrays, ExpertId
 from scenario.settings.config import RunConfig
 from server.ems_fl_run import Outcome
 from server.evaluate import Evaluator
 from server.job import FLOAT32_BYTES, Job
 from server.observer import experts_per_layer
 from server.report.ledger import Ledger
+from server.report.rival import comparison
 from server.report.screen import near_uniform_gains, near_uniform_warning
 from server.report.summary import ClusterSummary, Cost, RunSummary, cost_of_messages
 
@@ -39,6 +41,7 @@ def summarise(
             own_loss_after=own_after.get(name),
             merged_loss_before=merged_before[name],
             merged_loss_after=merged_after[name],
+            **_accuracies(name, job, outcome, evaluator),
         )
         for name, domain in zip(job.clusters, job.text.domains, strict=True)
     )
@@ -56,6 +59,12 @@ def summarise(
         run_folder=folder,
         is_simulated=job.plan is not None,
         warnings=(*filter(None, [warning]), *turned_away),
+        comparison=comparison(
+            job.config,
+            before=fmean(merged_before.values()),
+            own=fmean(own_after.values()) if own_after else None,
+            merged=fmean(merged_after.values()),
+        ),
     )
 
 
@@ -74,7 +83,22 @@ def model_card(config: RunConfig, summary: RunSummary) -> dict[str, str]:
         "Held-out loss, merged model": _change(
             [(c.merged_loss_before, c.merged_loss_after) for c in summary.clusters]
         ),
+        **_accuracy_lines(summary),
     }
+
+
+def _accuracy_lines(summary: RunSummary) -> dict[str, str]:
+    """Return the mean accuracies, where they were measured."""
+    lines = {}
+    for model, name in (("own", "own sub-models"), ("merged", "merged model")):
+        pairs = [
+            (getattr(c, f"{model}_accuracy_before"), getattr(c, f"{model}_accuracy_after"))
+            for c in summary.clusters
+        ]
+        if all(None not in pair for pair in pairs):
+            before, after = (fmean(column) for column in zip(*pairs, strict=True))
+            lines[f"Held-out accuracy, {name}"] = f"{before:.1%} before, {after:.1%} after"
+    return lines
 
 
 def _change(losses: list[tuple[float | None, float | None]]) -> str:
@@ -90,6 +114,20 @@ def _own_losses(values: ExpertArrays, outcome: Outcome, evaluator: Evaluator) ->
         return {}
     experts = outcome.assignment.experts
     return {name: evaluator.submodel(name, of_cluster, values) for name, of_cluster in experts.items()}
+
+
+def _accuracies(cluster: str, job: Job, outcome: Outcome, evaluator: Evaluator) -> dict[str, float]:
+    """Return the accuracies of a cluster that are asked for, by their names in the summary."""
+    if not job.config.evaluate.choices:
+        return {}
+    models: dict[str, tuple[ExpertId, ...]] = {"merged": ()}
+    if outcome.assignment is not None:
+        models["own"] = outcome.assignment.experts[cluster]
+    return {
+        f"{model}_accuracy_{when}": evaluator.accuracy(cluster, experts, values)
+        for model, experts in models.items()
+        for when, values in (("before", job.initial), ("after", outcome.values))
+    }
 
 
 def _experts(job: Job, ledger: Ledger, cluster: str) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from demo.packing import pack
 from scenario.data import partition
 from scenario.data.deal import ClusterPart, deal
 from scenario.data.examples import PLAIN_NOTE, LongExamples, pack_examples, render
+from scenario.data.questions import Questions, answers_of, questions_of
 from scenario.data.text_source import read_texts
 from scenario.tables.table import some
 from sim.population import Population
@@ -152,6 +153,23 @@ class FederatedText:
             rule=form.long_examples,
             several=several,
         )
+
+    def questions(
+        self, tokenizer: PreTrainedTokenizerBase, cluster: str, count: int, sequence_length: int
+    ) -> Questions:
+        """Return the first examples that a cluster holds out, each with every answer of the data.
+
+        Raises
+        ------
+        ValueError
+            If there are too few or too many different answers to choose from.
+        """
+        examples = self.heldout_texts(cluster)[:count]
+        return questions_of(examples, self.answers(), tokenizer, sequence_length)
+
+    def answers(self) -> tuple[str, ...]:
+        """Return the different responses of all examples; as `scenario.data.questions.answers_of`."""
+        return answers_of(self._texts)
 
     def check_examples(self, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
         """Refuse examples that cannot be rendered, before anything is trained on them.

@@ -60,6 +60,12 @@ def cross_faults(config: RunConfig) -> Iterator[Fault]:
             f"{config.merge.server_learning_rate}; it is the part of the way to a device's model",
         )
     yield from _data_faults(data)
+    if config.evaluate.choices and not (data.response_column or data.messages_column):
+        yield Fault(
+            ("evaluate.choices", "data.response-column"),
+            f"evaluate.choices needs data.response-column or data.messages-column, got "
+            f"{config.evaluate.choices} without; name where the answers are",
+        )
     horizon_s = sky.hours * 3600
     if sky.simulated and config.profile.wait_hours > sky.hours:
         yield Fault(

@@ -263,6 +263,12 @@ class EvaluateSettings(Section):
         description="Read the merged model's experts from disk as tokens come to them, instead of holding "
         "the whole model on the server: the memory of the shared part and one expert.",
     )
+    choices: int = Field(
+        default=0,
+        ge=0,
+        description="Held-out examples of each cluster that are answered by choosing the likeliest of all "
+        "responses in the data, before and after: accuracy; 0 = none.",
+    )
 
 
 class FedAvgSettings(Section):

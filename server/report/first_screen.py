@@ -95,6 +95,8 @@ def lead(run: RunFiles) -> str:
     if fell:
         said = [f"{name} {direction(mean_of(pair.after) - mean_of(pair.before))}" for name, pair in fell]
         parts.append(f"On text that no device has seen, the loss of {' and that of '.join(said)}.")
+    if run.summary and run.summary.comparison:
+        parts.append(f"{run.summary.comparison}.")
     return " ".join(parts)
 
 

@@ -23,6 +23,7 @@ NONE = "-"
 """Shown where there is no such number; a metric is never invented."""
 
 LOSS_TITLE = "Held-out loss, nats a token: own sub-model, and the merged model under its full router"
+ACCURACY_TITLE = "Held-out accuracy, choosing among all responses of the data: own sub-model, merged model"
 TRAFFIC_TITLE = "What each cluster held (experts a layer), sent and did"
 COST_TITLE = "Cost, beside the same messages with every expert's adapter, or with the whole model"
 ASSIGNMENT_TITLE = "Experts a layer by cluster, and the share of its routing that they capture"
@@ -38,10 +39,12 @@ def render_summary(summary: RunSummary) -> str:
         f"{summary.strategy} ended: {summary.stop_reason}",
         f"{clock} {day_clock(summary.clock_s)} (d hh:mm), wall {duration(summary.wall_s)}",
         *(warning_text(text) for text in summary.warnings),
+        *([textwrap.fill(summary.comparison, WIDTH)] if summary.comparison else []),
         f"run folder: {summary.run_folder}",
     ]
     parts = (
         _titled(LOSS_TITLE, loss_table(summary.clusters)),
+        *([_titled(ACCURACY_TITLE, accuracy_table(summary.clusters))] if _has_accuracy(summary) else []),
         _titled(TRAFFIC_TITLE, traffic_table(summary.clusters)),
         _titled(COST_TITLE, cost_table(summary)),
         "\n".join(lines) + "\n",
@@ -122,6 +125,23 @@ def loss_table(clusters: Sequence[ClusterSummary]) -> Table:
     table.add_section()
     table.add_row("mean", "", *_losses(*own_mean), *_losses(*merged_mean))
     return table
+
+
+def accuracy_table(clusters: Sequence[ClusterSummary]) -> Table:
+    """Return shares of held-out questions answered as the data does, by cluster and in the mean."""
+    table = _table("cluster", "domain", right=("own before", "after", "merged before", "after"))
+    measures = [f"{model}_accuracy_{when}" for model in ("own", "merged") for when in ("before", "after")]
+    for cluster in clusters:
+        shares = [percent(getattr(cluster, measure)) for measure in measures]
+        table.add_row(printable(cluster.name), printable(cluster.domain), *shares)
+    table.add_section()
+    means = [percent(_mean(getattr(c, measure) for c in clusters)) for measure in measures]
+    table.add_row("mean", "", *means)
+    return table
+
+
+def _has_accuracy(summary: RunSummary) -> bool:
+    return any(cluster.merged_accuracy_after is not None for cluster in summary.clusters)
 
 
 def traffic_table(clusters: Sequence[ClusterSummary]) -> Table:

@@ -188,6 +188,27 @@ def cluster_tables(run: RunFiles) -> list[Table]:
             rows=rows,
             note=note + (f" {left} more clusters are left out." if left else ""),
             kind="clusters",
+        ),
+        *_accuracy_tables(run),
+    ]
+
+
+def _accuracy_tables(run: RunFiles) -> list[Table]:
+    """Return the table of accuracies, where a run measured them."""
+    clusters = run.summary.clusters[:MOST_ROWS] if run.summary else ()
+    if all(cluster.merged_accuracy_after is None for cluster in clusters):
+        return []
+    rows = [
+        [c.name, *map(_share, (c.own_accuracy_before, c.own_accuracy_after)),
+         *map(_share, (c.merged_accuracy_before, c.merged_accuracy_after))]
+        for c in clusters
+    ]  # fmt: skip
+    return [
+        Table(
+            head=("cluster", "own before", "after", "merged before", "after"),
+            rows=rows,
+            title="Held-out questions answered as the data does",
+            note="The likeliest of all responses in the data is the answer (evaluate.choices).",
         )
     ]
 

@@ -37,6 +37,9 @@ class ClusterSummary:
         strategy has no sub-models or it was not measured.
     merged_loss_before, merged_loss_after : float or None
         The same for the merged model under its full router.
+    own_accuracy_before, own_accuracy_after, merged_accuracy_before, merged_accuracy_after : float or None
+        Share of the cluster's held-out questions that are answered as the data does, by the same models; None
+        where ``evaluate.choices`` is 0.
     """
 
     name: str
@@ -54,6 +57,10 @@ class ClusterSummary:
     own_loss_after: float | None = None
     merged_loss_before: float | None = None
     merged_loss_after: float | None = None
+    own_accuracy_before: float | None = None
+    own_accuracy_after: float | None = None
+    merged_accuracy_before: float | None = None
+    merged_accuracy_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +117,8 @@ class RunSummary:
         Where everything else is.
     warnings : tuple[str, ...]
         What a person should know before believing the numbers.
+    comparison : str
+        What FedAvg came to in the same world (`server.report.rival`); empty where that is not known.
     """
 
     strategy: str
@@ -123,6 +132,7 @@ class RunSummary:
     run_folder: str
     is_simulated: bool = True
     warnings: tuple[str, ...] = ()
+    comparison: str = ""
 
 
 def write_summary(folder: Path, summary: RunSummary) -> Path:

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSeq2SeqLM
 
 from benchmarks.tiny_models import save_tiny, tiny_config
-from moe.objective import language_model_inputs, language_model_loss
+from moe.objective import language_model_inputs, language_model_loss, summed_losses
 from moe.submodel.load import load_full
 
 
@@ -42,3 +42,17 @@ def test_the_loss_of_a_model_in_half_precision_is_a_float32(
 def test_a_block_too_short_to_predict_anything_is_refused(tiny: Callable[[str], Path]) -> None:
     with pytest.raises(ValueError, match="at least 2 tokens"):
         language_model_inputs(load_full(tiny("mixtral")), torch.zeros(3, 1, dtype=torch.long))
+
+
+@pytest.mark.parametrize("family", ["mixtral", "switch_transformers"])
+def test_the_loss_of_each_example_is_its_mean_times_its_tokens(
+    tiny: Callable[[str], Path], tokens: torch.Tensor, family: str
+) -> None:
+    model = load_full(tiny(family))
+    predicted, there = torch.zeros_like(tokens), torch.ones_like(tokens)
+    for row, count in enumerate([1, 5, 3][: len(tokens)]):
+        predicted[row, 12 - count : 12] = 1
+    there[:, 12:] = 0
+    blocks = torch.stack([tokens, predicted, there], dim=1)
+    each = [language_model_loss(model, block[None]).item() * int(block[1].sum()) for block in blocks]
+    assert summed_losses(model, blocks.numpy(), batch_size=2) == pytest.approx(each, rel=1e-5)

@@ -6,6 +6,7 @@ import html
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from server.report.command import main
 from server.report.html_page import build_page
 from server.report.live import LivePage, attempt
 from server.report.run_files import read_run
-from tests.report.made_up import EVENTS, SCENE, make_run
+from server.report.summary import write_summary
+from tests.report.made_up import EVENTS, SCENE, SUMMARY, make_run
 
 MEGABYTE = 1_000_000
 
@@ -112,6 +114,18 @@ def test_a_run_that_was_allowed_a_checkpoints_own_code_says_so_in_red(tmp_path: 
         assert text.count(red) == 1 and "them/&lt;b&gt;theirs (model.trust-remote-code)" in text
 
 
+def test_accuracy_and_the_rival_are_shown_where_they_were_measured(run: Path) -> None:
+    assert "answered as the data does" not in words_of(page_of(run))
+    clusters = tuple(
+        replace(cluster, merged_accuracy_before=0.125, merged_accuracy_after=0.5, own_accuracy_after=0.75)
+        for cluster in SUMMARY.clusters
+    )
+    write_summary(run, replace(SUMMARY, clusters=clusters, comparison="FedAvg ended at 3.900"))
+    words = words_of(page_of(run))
+    assert "Held-out questions answered as the data does" in words and "FedAvg ended at 3.900." in words
+    assert "east – 75.0 % 12.5 % 50.0 %" in words
+
+
 def test_own_losses_begin_where_the_run_began(run: Path) -> None:
     chart = charts_of(page_of(run))["loss-own"]
     line = chart["figure"]["data"][0]
@@ -200,7 +214,7 @@ def test_runs_side_by_side_show_what_differs(
     page = (tmp_path / "runs.html").read_text()
     words = words_of(page)
     assert "2 runs side by side" in words
-    assert "seed 1 7" in words and "train.max-steps 12 3" in words and "population.devices" not in words
+    assert "seed 1 7" in words and "train.max-steps 32 3" in words and "population.devices" not in words
     assert "own sub-models' loss after 3.250 3.250 0.000" in words
     charts = charts_of(page)
     assert {"curve-own", "curve-merged", "staleness", "fill", "capture", "moved"} <= set(charts)

@@ -50,6 +50,37 @@ def test_a_run_on_examples_learns_the_responses(
     assert all(c["own_loss_after"] < c["own_loss_before"] for c in learned), clusters
 
 
+def test_choosing_among_the_responses_is_told_before_and_after(
+    example_run: Settings, clients: Clients, tmp_path: Path
+) -> None:
+    file = tmp_path / "domains.jsonl"
+    rows = [{"q": f"what is {n}?", "a": name, "domain": name} for name in DOMAINS for n in range(40)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    told: Settings = {
+        "data.source": str(file),
+        "evaluate.choices": 4,
+        "merge.max-merges": 8,
+        "train.learning-rate": 0.05,
+    }
+    settings = {**example_run, **told}
+    folder = run(clients(settings), read_config(settings))
+    clusters = json.loads((folder / "summary.json").read_text())["clusters"]
+    names = [f"{model}_accuracy_{when}" for model in ("own", "merged") for when in ("before", "after")]
+    assert all(cluster[name] in (0.0, 0.25, 0.5, 0.75, 1.0) for cluster in clusters for name in names)
+    before, after = (sum(c[f"own_accuracy_{when}"] for c in clusters) for when in ("before", "after"))
+    assert after >= before + 1.0, clusters
+    assert "Held-out accuracy, own sub-models" in (folder / "adapter" / "README.md").read_text()
+
+
+def test_free_text_cannot_be_chosen_from(example_run: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "free.jsonl"
+    rows = [{"q": f"q{n}", "a": f"a{n}", "domain": name} for name in DOMAINS for n in range(300)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    settings = {**example_run, "data.source": str(file), "evaluate.choices": 4}
+    with pytest.raises(ValueError, match="different responses to choose from, got 300"):
+        prepare(read_config(settings), print)
+
+
 def test_a_run_on_examples_keeps_frozen_layers_outputs_to_the_bit(
     example_run: Settings, clients: Clients
 ) -> None:

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from demo.tokenizer import END_OF_TEXT, train_tokenizer
 from scenario.data.examples import cut, example_of_messages, example_of_pair, pack_examples, render
+from scenario.data.questions import answers_of, questions_of
 from scenario.data.text_source import LabelledTexts, read_texts
 
 CHAT = (
@@ -138,3 +139,44 @@ def test_rows_without_a_response_are_named_at_once(tmp_path: Path) -> None:
         read(path, messages_column="m")
     with pytest.raises(ValueError, match="no column 'n'; its columns are m"):
         read(path, messages_column="n")
+
+
+def test_a_question_is_put_with_every_answer_and_the_answer_alone_is_predicted(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    examples = [example_of_pair("1+1", "two"), example_of_pair("2+1", "three")]
+    answers = answers_of([*examples, example_of_pair("?", "none")])
+    assert answers == ("none", "three", "two")
+    asked = questions_of(examples, answers, tokenizer, sequence_length=16)
+    assert asked.right.tolist() == [2, 1] and asked.blocks.shape == (2, 3, 3, 16)
+    for question, text in zip(asked.blocks, ("1+1", "2+1"), strict=True):
+        for block, answer in zip(question, answers, strict=True):
+            whole, chosen = block[0][block[2] > 0], block[0][block[1] > 0]
+            assert tokenizer.decode(whole) == f"{text}\n{answer}{END_OF_TEXT}"
+            assert tokenizer.decode(chosen) == f"{answer}{END_OF_TEXT}"
+
+
+def test_of_a_chat_the_last_reply_is_what_is_asked(tokenizer: PreTrainedTokenizerFast) -> None:
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"), ("user", "zzz")]
+    chat = example_of_messages([{"role": role, "content": text} for role, text in turns])
+    answers = answers_of([chat, example_of_pair("f", "longer")])
+    asked = questions_of([chat], answers, tokenizer, sequence_length=32)
+    assert answers == ("d", "longer") and asked.right.tolist() == [0]
+    block = asked.blocks[0, 1]
+    assert tokenizer.decode(block[0][block[1] > 0]) == f"longer{END_OF_TEXT}"
+    whole = tokenizer.decode(block[0][block[2] > 0])
+    assert whole == f"a\nb{END_OF_TEXT}c\nlonger{END_OF_TEXT}"
+
+
+def test_a_long_question_keeps_its_end_and_its_answer(tokenizer: PreTrainedTokenizerFast) -> None:
+    asked = questions_of(
+        [example_of_pair("x" * 90 + "y", "no")], ["no", "yes"], tokenizer, sequence_length=12
+    )
+    assert tokenizer.decode(asked.blocks[0, 1, 0]) == f"xxxxxxy\nyes{END_OF_TEXT}"
+
+
+def test_free_text_is_nothing_to_choose_from() -> None:
+    with pytest.raises(ValueError, match="2 to 200 different responses to choose from, got 201"):
+        answers_of(example_of_pair("q", str(number)) for number in range(201))
+    with pytest.raises(ValueError, match="got 1; leave evaluate"):
+        answers_of([example_of_pair("q", "a"), example_of_pair("r", "a")])

@@ -311,3 +311,9 @@ def test_a_natural_partition_needs_rows_and_its_column() -> None:
     told = refusal({"data.partitioner": "cluster", "data.source": "/data/rows.csv"})
     assert 'data.cluster-column must name a column exactly when data.partitioner is "cluster"' in told
     assert "data.device-column needs a data.source of rows" in refusal({"data.device-column": "user"})
+
+
+def test_choices_need_to_know_where_the_answers_are() -> None:
+    assert "evaluate.choices needs data.response-column or data.messages-column, got 4" in refusal(
+        {"evaluate.choices": 4}
+    )

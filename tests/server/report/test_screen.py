@@ -227,3 +227,17 @@ def test_a_summary_with_nan_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         write_summary(tmp_path, replace(SUMMARY, wall_s=float("nan")))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_accuracies_have_a_table_only_where_they_were_measured() -> None:
+    assert "Held-out accuracy" not in render_summary(SUMMARY)
+    nairobi = replace(
+        NAIROBI, own_accuracy_before=0.25, own_accuracy_after=0.75, merged_accuracy_before=0.5,
+        merged_accuracy_after=0.625,
+    )  # fmt: skip
+    mawson = replace(MAWSON, merged_accuracy_before=0.5, merged_accuracy_after=0.375)
+    text = render_summary(replace(SUMMARY, clusters=(nairobi, mawson)))
+    table = text[text.index("Held-out accuracy") :]
+    assert row(table, "nairobi")[-4:] == ["25.0%", "75.0%", "50.0%", "62.5%"]
+    # A mean over some would not compare.
+    assert row(table, "mean")[-4:] == ["-", "-", "50.0%", "50.0%"]
