@@ -8,11 +8,12 @@ from flwr.app import MetricRecord
 from moe.experts import ExpertArrays
 from server.evaluate import Evaluator
 from server.job import Job
-from server.progress import Progress
 from server.record.run_log import RunLog
 from server.report.live import LivePage, attempt
 from server.report.screen import near_uniform_gains, render_assignment
 from server.report.summary import ClusterSummary
+from server.screen.awaited import Awaited
+from server.screen.progress import Progress
 from strategy.assignment import Assignment
 
 
@@ -40,11 +41,17 @@ class Observer:
             horizon_s=job.horizon_s,
             max_merges=job.config.merge.max_merges,
         )
+        # A simulated sky says itself what it waits for.
+        self._awaited = Awaited() if job.plan is None else None
+        if self._awaited:
+            log.awaits = self._awaited.text
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Log one event of the sky or the strategy."""
         self._log.event(event)
         self._progress.event(event)
+        if self._awaited:
+            self._awaited.event(event)
         line = self._line(event)
         if line:
             self._log.say(line, event["time_s"])

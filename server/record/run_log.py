@@ -9,7 +9,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,7 @@ CURVES_FOLDER = "curves"
 # The grid repeats itself every 3 s while it waits; after a longer pause the same words are a new wait.
 SAME_WAIT_S = 10.0
 
+WORKING = "working"
 LOOK_EVERY_S = 0.25
 """Wall seconds between two looks at how long it has been silent, at most."""
 
@@ -52,7 +53,9 @@ class RunLog:
         self._writer: SummaryWriter | None = None
         self._trackers = Trackers([])
         self._lock = threading.Lock()
-        self._activity = "working"
+        self.awaits: Callable[[], str] = str
+        """What the heartbeat adds while nothing in particular is done; by default nothing."""
+        self._activity = WORKING
         self._activity_since_s = self._printed_s = time.monotonic()
         self._waited_s = 0.0
         self._closing = threading.Event()
@@ -202,7 +205,9 @@ class RunLog:
         while not self._closing.wait(min(self._heartbeat_s / 10, LOOK_EVERY_S)):
             now_s = time.monotonic()
             if now_s - self._printed_s >= self._heartbeat_s:
-                self.say(f"... {self._activity} ({now_s - self._activity_since_s:.0f} s)")
+                awaited = self.awaits() if self._activity == WORKING else ""
+                text = f"... {self._activity} ({now_s - self._activity_since_s:.0f} s)"
+                self.say(f"{text}: {awaited}" if awaited else text)
 
     # -- the end --------------------------------------------------------------------------------------
 

@@ -83,9 +83,7 @@ class Progress:
         self._line_wall_s, self._visits_at_line = now_s, self._visits
         heard = sum(self._devices_of.get(node, 1) for node in self._heard)
         share = self._share(time_s)
-        left = (
-            f", about {_duration((now_s - self._began_wall_s) * (1 - share) / share)} left" if share else ""
-        )
+        left = f", about {duration((now_s - self._began_wall_s) * (1 - share) / share)} left" if share else ""
         self._say(
             f"{100 * time_s / self._horizon_s:.0f} % of the time, "
             f"{heard} of {self._num_devices} devices heard, "
@@ -103,7 +101,7 @@ class Progress:
         return min(share, 1.0)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return wall seconds as people say them."""
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -2,9 +2,9 @@
 
 import pytest
 
-from server.progress import Progress
 from server.record import saving_pace
 from server.record.saving_pace import SavingPace
+from server.screen.progress import Progress
 
 
 class Wall:
