@@ -63,6 +63,7 @@ def tune(message: Message, context: Context) -> Message:
         num_examples=examples,
         train_loss=sum(r.num_examples * r.loss for r, _ in outcomes) / examples,
         local_steps=max(result.steps for result, _ in outcomes),
+        heldout_loss=_heldout_loss(task, state),
     )
     return instructions.sign(update_reply(update, message))
 
@@ -89,6 +90,15 @@ def _mean_over_devices(
     deltas = np.stack([delta[key] for _, delta in outcomes]).astype(np.float64)
     mean = np.average(deltas, axis=0, weights=[result.num_examples for result, _ in outcomes])
     return (mean if start is None else start + mean).astype(np.float32)
+
+
+def _heldout_loss(task: TrainTask, state: ClientState) -> float | None:
+    """Return the loss of the sub-model as it was sent, on what a node with data of its own holds out."""
+    if state.heldout is None:
+        return None
+    model = state.submodel(_kept(task, state))
+    set_arrays(model, task.values)
+    return mean_loss(model, state.heldout, state.config.evaluate.batch_size)
 
 
 def _kept(task: TrainTask, state: ClientState) -> frozenset[ExpertId]:

@@ -1,7 +1,7 @@
 """What a client process keeps between messages: data, tokenizer, sub-models, each loaded once.
 
 Everything is derived from the run configuration alone, so that any process, on any machine, on
-whatever Ray worker, does the same work for the same device.
+whatever Ray worker, does the same work for the same device; but a node of a deployment may bring data.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from client.hosting import OwnData, own_data, own_text
 from client.lower_layers import KeptOutputs, LowerLayers
 from client.train import TrainSpec
 from moe.disk.layout import read_layout, trust_code_of
@@ -42,10 +43,12 @@ class ClientState:
     ----------
     config : RunConfig
         Of the run.
+    own : OwnData or None
+        What this node brings itself; None: its devices hold shares of the run's data.
     """
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, own: OwnData | None = None) -> None:
+        self.config, self.own = config, own
         self.path = str(resolve_model_name(config.model.name))
         if config.model.trust_remote_code:
             trust_code_of(self.path)
@@ -77,6 +80,8 @@ class ClientState:
 
     def memory_bytes(self, device_id: int) -> int:
         """Return what the device can hold."""
+        if self.own and self.own.memory_mb:
+            return int(self.own.memory_mb * MEGABYTE)
         return self.population.device(device_id).memory_bytes
 
     def submodel(self, experts: frozenset[ExpertId]) -> nn.Module:
@@ -110,6 +115,8 @@ class ClientState:
 
     @cached_property
     def _text(self) -> FederatedText:
+        if self.own:
+            return own_text(self.own, self.config, self.population)
         return text_from(self.config, self.population)
 
     @cached_property
@@ -125,6 +132,18 @@ class ClientState:
     def _keeps_apart(self) -> bool:
         return keeps_examples_apart(self._models.streamed())
 
+    @cached_property
+    def heldout(self) -> NDArray[np.int64] | None:
+        """What a node that brings its data never trains on, in blocks; None where the server has it."""
+        if self.own is None:
+            return None
+        (cluster,) = self._text.clusters
+        several = self._text.holds_examples and self._keeps_apart
+        most = self.config.data.heldout_examples
+        return self._text.pack_heldout(
+            self._tokenizer, cluster, block_form(self.config), most, several=several
+        )
+
     def _profile(self, device_id: int) -> tuple[NDArray[np.float64], ...]:
         """Return the gate mass [E] per MoE layer of a sample of the device's blocks."""
         sample_NT = torch.from_numpy(self.blocks(device_id)[: self.config.profile.examples])
@@ -139,10 +158,11 @@ def client_state(context: Context) -> ClientState:
     """Return this process's client_state for the run of ``context``."""
     # One thread: results must not depend on how many workers share the cores.
     torch.set_num_threads(1)
-    return _client_state(tuple(sorted(context.run_config.items())))
+    own = own_data(context.node_config)
+    return _client_state(tuple(sorted(context.run_config.items())), own)
 
 
 @lru_cache(1)
-def _client_state(run_config: tuple[tuple[str, Scalar], ...]) -> ClientState:
+def _client_state(run_config: tuple[tuple[str, Scalar], ...], own: OwnData | None) -> ClientState:
     settings: Mapping[str, Scalar] = dict(run_config)
-    return ClientState(read_config(settings))
+    return ClientState(read_config(settings), own)

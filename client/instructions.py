@@ -10,6 +10,7 @@ from typing import cast
 
 from flwr.app import ConfigRecord, Context, Message
 
+from client.hosting import hosted_devices
 from scenario.settings.config import RunConfig
 from sim.grid.transit import SKY_RECORD
 from sim.population import Population
@@ -63,7 +64,7 @@ def read_instructions(
             steps=int(cast(int, sky["local-steps"])),
             wall_budget_s=math.inf,
         )
-    devices = _hosted_devices(context, population)
+    devices = hosted_devices(context.node_config, population)
     clusters = {population.device(device).cluster for device in devices}
     if len(clusters) != 1:
         raise ValueError(f"a node hosts devices of one cluster; {list(devices)} belong to {sorted(clusters)}")
@@ -73,36 +74,3 @@ def read_instructions(
         steps=config.train.max_steps,
         wall_budget_s=config.train.steps_wall_budget_s,
     )
-
-
-def _hosted_devices(context: Context, population: Population) -> tuple[int, ...]:
-    """Read ``devices="0-11"`` (or ``"0,3,5"``), or ``cluster="NAME"`` for all of a cluster."""
-    node = context.node_config
-    if "devices" in node:
-        known = {device.device_id for device in population.devices}
-        devices = _parse_ranges(str(node["devices"]), limit=max(known) + 1)
-        if not devices or not known.issuperset(devices):
-            raise ValueError(f"devices={node['devices']!r}: this run has devices 0 to {max(known)}")
-        if twice := sorted({device for device in devices if devices.count(device) > 1}):
-            raise ValueError(
-                f"devices={node['devices']!r} names {', '.join(map(str, twice))} twice; a device counts once"
-            )
-        return devices
-    if "cluster" in node:
-        cluster = str(node["cluster"])
-        return tuple(device_id for n in population.cluster_nodes(cluster) for device_id in n.device_ids)
-    raise ValueError(
-        "this node does not say which devices it hosts: start its SuperNode with "
-        "--node-config 'cluster=\"NAME\"' or --node-config 'devices=\"0-11\"'"
-    )
-
-
-def _parse_ranges(text: str, limit: int) -> tuple[int, ...]:
-    """Return the whole numbers of a text such as ``0-3,7``; no more than one of them beyond the limit."""
-    numbers: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()):
-            raise ValueError(f"devices={text!r} must be numbers and ranges such as 0-11 or 0,3,5")
-        numbers += range(min(int(first), limit), min(int(last or first), limit) + 1)
-    return tuple(numbers)

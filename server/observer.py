@@ -62,6 +62,12 @@ class Observer:
                 f"train-loss/{event['cluster']}", mean_train_loss(event), merges=event["merges"],
                 time_s=event["time_s"],
             )  # fmt: skip
+            for update in event["updates"]:
+                if "heldout_loss" in update:
+                    tag = f"heldout-loss/node-{update['node']}"
+                    self._log.scalar(
+                        tag, update["heldout_loss"], merges=event["merges"], time_s=event["time_s"]
+                    )
         if self._page is not None:
             self._page.note(event)
             if event["event"] == "evaluated":
@@ -101,7 +107,7 @@ class Observer:
             stale = [s for update in event["updates"] for s in update["staleness"].values()]
             return (
                 f"{event['cluster']:<12} merge {event['merges']:>3}: {len(event['updates'])} updates, "
-                f"staleness {_span(stale)}, train loss {mean_train_loss(event):.3f}"
+                f"staleness {_span(stale)}, train loss {mean_train_loss(event):.3f}{_heldout(event)}"
             )
         if kind == "round":
             loss = event["train_loss"]
@@ -149,6 +155,12 @@ def mean_train_loss(event: Mapping[str, Any]) -> float:
 def nodes_by_cluster(job: Job) -> dict[int, str]:
     """Return the cluster of every node that is known beforehand: those of a simulated sky."""
     return {node.node_id: node.cluster for node in job.population.nodes} if job.plan else {}
+
+
+def _heldout(event: Mapping[str, Any]) -> str:
+    """Return the losses that nodes measured on data of their own, of the sub-models they were sent."""
+    losses = [update["heldout_loss"] for update in event["updates"] if "heldout_loss" in update]
+    return f", held out by its nodes {sum(losses) / len(losses):.3f}" if losses else ""
 
 
 def _cut(event: Mapping[str, Any]) -> str:

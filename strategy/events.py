@@ -40,6 +40,7 @@ def merged_event(
             "staleness": {_name(expert): s for expert, s in stale.items()},
             "discount": {_name(expert): discount(s) for expert, s in stale.items()},
         }
+        | ({} if (loss := arrival.update.heldout_loss) is None else {"heldout_loss": loss})
         for arrival, stale in zip(arrivals, staleness, strict=True)
     ]
     experts = sorted({expert for stale in staleness for expert in stale})

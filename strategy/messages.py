@@ -90,12 +90,16 @@ class ExpertUpdate:
         Mean training loss per token in nats over the local steps.
     local_steps : int
         Optimiser steps taken by each device.
+    heldout_loss : float or None
+        Loss per token in nats of the sub-model that was sent, on text that the node holds out; None where the
+        node brings no data, and the server measures.
     """
 
     arrays: ExpertArrays
     num_examples: int
     train_loss: float
     local_steps: int
+    heldout_loss: float | None = None
 
 
 def encode_arrays(arrays: ExpertArrays) -> ArrayRecord:
@@ -220,6 +224,8 @@ def update_reply(update: ExpertUpdate, instruction: Message) -> Message:
             "local-steps": update.local_steps,
         }
     )
+    if update.heldout_loss is not None:
+        metrics["heldout-loss"] = update.heldout_loss
     content = RecordDict({ARRAYS: encode_arrays(update.arrays), METRICS: metrics})
     return Message(content, reply_to=instruction)
 
@@ -261,7 +267,12 @@ def read_update(reply: Message, asked: ExpertArrays, own_examples: int) -> Exper
         raise ValueError(f"it claims {num_examples} examples; the node holds {own_examples}")
     if not math.isfinite(loss) or steps < 1:
         raise ValueError(f"its training loss is {loss} after {steps} steps")
-    return ExpertUpdate(arrays=arrays, num_examples=num_examples, train_loss=loss, local_steps=steps)
+    heldout = float(cast(float, metrics["heldout-loss"])) if "heldout-loss" in metrics else None
+    if heldout is not None and not math.isfinite(heldout):
+        raise ValueError(f"its held-out loss is {heldout}")
+    return ExpertUpdate(
+        arrays=arrays, num_examples=num_examples, train_loss=loss, local_steps=steps, heldout_loss=heldout
+    )
 
 
 def _refuse_foreign(arrays: ExpertArrays, asked: ExpertArrays) -> None:

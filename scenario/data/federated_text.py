@@ -61,6 +61,11 @@ class FederatedText:
     """Of each device: position of its cluster, and its own in the cluster."""
     _clusters: Mapping[str, int] = field(repr=False)
 
+    @property
+    def clusters(self) -> tuple[str, ...]:
+        """Names of the clusters, in the population's order."""
+        return tuple(self._clusters)
+
     def device_texts(self, device_id: int) -> list[str]:
         """List the training texts of a device; at least one.
 

@@ -203,6 +203,7 @@ def _pack_arrival(arrival: Arrival) -> dict[str, Any]:
         "arrived_s": arrival.arrived_s,
         "arrays": _pack_arrays(update.arrays),
         "numbers": [update.num_examples, update.train_loss, update.local_steps],
+        "heldout_loss": update.heldout_loss,
     }
 
 
@@ -213,6 +214,7 @@ def _unpack_arrival(tree: Mapping[str, Any]) -> Arrival:
         num_examples=num_examples,
         train_loss=train_loss,
         local_steps=local_steps,
+        heldout_loss=tree.get("heldout_loss"),
     )
     return Arrival(
         node_id=tree["node_id"],

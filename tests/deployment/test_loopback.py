@@ -69,14 +69,20 @@ class Loopback:
         assert keys([str(self.keys), "--register", self.address]) == 0
         assert keys([str(self.keys), "--node", STRANGER]) == 0
         self.stranger = self._start_node(STRANGER, HOSTED[0])
+        own = self.folder / "own.csv"
+        own.write_text(
+            "\n".join(["body", *(f"what this site alone has written down on page {n}" for n in range(400))])
+        )
         for number, devices in enumerate(HOSTED):
-            self._start_node(f"node-{number}", devices)
+            brings = f' data="{own}" text-column="body"' if number == 0 else ""
+            self._start_node(f"node-{number}", devices, brings)
 
-    def _start_node(self, name: str, devices: str) -> "subprocess.Popen[bytes]":
+    def _start_node(self, name: str, devices: str, brings: str = "") -> "subprocess.Popen[bytes]":
         return self._spawn(
             name, "flower-supernode", "--superlink", self.address, "--root-certificates", str(self.ca),
             "--auth-supernode-private-key", str(self.keys / "nodes" / name),
-            "--host", "127.0.0.1", "--port", str(free_port()), "--node-config", f'devices="{devices}"',
+            "--host", "127.0.0.1", "--port", str(free_port()),
+            "--node-config", f'devices="{devices}"{brings}',
         )  # fmt: skip
 
     def _spawn(self, name: str, *command: str) -> "subprocess.Popen[bytes]":
@@ -192,6 +198,9 @@ def check_run_folder(folder: Path) -> None:
     assert len(merged) == 4  # merge.max-merges of conf/deployment.toml
     assert all(event["time_s"] >= 0 for event in events)
     assert undocumented(events) == set()
+    # The first node has data of its own, and says how the model does on what it holds out of them.
+    measured = {tuple(u["devices"]) for e in merged for u in e["updates"] if "heldout_loss" in u}
+    assert measured == {(0, 1)}
     # The report names the nodes by what they host.
     lanes = read_run(folder).history.lanes(())
     assert "Iqaluit 0-1" in {name for name, _ in lanes.values()}

@@ -120,7 +120,10 @@ def clients() -> Callable[..., FakeGrid]:
             context = Context(run_id=1, node_id=1, node_config=node, state=RecordDict(), run_config=settings)
             if spoil is not None:
                 spoil(message)
-            return client_app(message, context).content
+            reply = client_app(message, context)
+            if reply.has_error():
+                raise RuntimeError(reply.error.reason)
+            return reply.content
 
         return FakeGrid(client, num_nodes=num_nodes, **more)
 
