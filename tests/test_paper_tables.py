@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.paper.measures import curve
 from benchmarks.paper.methods import TABLES
 from benchmarks.paper.plots import mean_curve
 from benchmarks.paper.tables import headline, hours_to, interval, paired, speedups, table
@@ -70,3 +71,17 @@ def test_a_curve_is_the_mean_of_what_was_last_measured_as_long_as_all_go_on() ->
 def test_every_method_of_a_table_is_named_once() -> None:
     for methods in TABLES.values():
         assert len({method.name for method in methods}) == len(methods)
+
+
+def test_from_the_assignment_on_a_device_has_its_own_sub_model() -> None:
+    events: list[dict[str, Any]] = [
+        {"event": "evaluated", "time_s": 0.0, "loss": 4.0},
+        {"event": "arrived", "time_s": 5.0, "bytes": 700},
+        {"event": "assigned", "time_s": 10.0},
+        {"event": "trained", "type": "train", "time_s": 15.0, "steps": 32},
+        {"event": "evaluated", "time_s": 20.0, "loss": 3.9, "own-loss.a": 3.5, "own-loss.b": 3.0},
+    ]
+    assert [(p.time_s, p.bytes_up, p.steps, p.merged, p.own) for p in curve(events, 3.75)] == [
+        (0.0, 0.0, 0, 4.0, 4.0), (10.0, 700.0, 0, 4.0, 3.75), (20.0, 700.0, 32, 3.9, 3.25),
+    ]  # fmt: skip
+    assert [p.own for p in curve(events[:2] + events[4:], None)] == [4.0, 3.25]

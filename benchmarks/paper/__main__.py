@@ -21,7 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.cell import Cell, be_quiet, measure, measured
+from benchmarks.paper.cell import Cell, be_quiet, measure, measured, read_again
 from benchmarks.paper.methods import TABLES, Method
 from benchmarks.paper.plots import draw_curves, draw_gains
 from benchmarks.paper.tables import REFERENCE, Cells, headline, table
@@ -134,6 +134,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--results", type=Path, default=Path("runs") / "paper")
     parser.add_argument("--tune", action="store_true", help="measure what the settings are chosen by")
     parser.add_argument("--report", action="store_true", help="measure nothing")
+    parser.add_argument("--again", action="store_true", help="with --report: read the kept runs anew")
     parser.add_argument(
         "--plots", type=Path, metavar="FOLDER", help="draw the curves there (needs matplotlib)"
     )
@@ -143,6 +144,9 @@ def main(arguments: Sequence[str]) -> None:
     cells = candidates_of(options) if options.tune else cells_of(options)
     if not options.report:
         measure_all(cells, results, options.workers)
+    elif options.again:
+        for one in cells:
+            read_again(one, results)
     worlds, versions = worlds_of(cells, results)
     numbers = report(worlds, versions)
     if options.plots:

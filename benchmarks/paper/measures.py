@@ -82,8 +82,8 @@ def of_run(folder: Path) -> Measures:
     summary = run.summary
     assert summary is not None, f"{folder} has not ended"
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    points = curve(events)
     own_before = [c.own_loss_before for c in summary.clusters if c.own_loss_before is not None]
+    points = curve(events, float(np.mean(own_before)) if own_before else None)
     holds_all = config.strategy != "ems-fl" or config.assign.method == "all"
     layout = layout_of(config)
     held = [c.experts_per_layer or tuple(layout.num_experts.values()) for c in summary.clusters]
@@ -117,18 +117,26 @@ def flops_of_all(flops: Mapping[str, float]) -> float:
     return max(flops.values(), default=0.0)
 
 
-def curve(events: list[dict[str, Any]]) -> list[Point]:
+def curve(events: list[dict[str, Any]], own_before: float | None) -> list[Point]:
     """Return the measurements of a run, each with what had been sent up and trained before it.
 
     Where an evaluation has no own sub-models (before the assignment, and for a method that holds everything),
-    a device's model is the server's.
+    a device's model is the server's. From the assignment on it is the cluster's sub-model, untrained at
+    first, of loss ``own_before``.
     """
-    points, bytes_up, steps = [], 0.0, 0
+    points: list[Point] = []
+    bytes_up, steps = 0.0, 0
     for event in events:
         if event["event"] == "arrived":
             bytes_up += event["bytes"]
         elif event["event"] == "trained" and event["type"] == "train":
             steps += event["steps"]
+        elif event["event"] == "assigned" and own_before is not None:
+            # Nothing was merged yet.
+            merged = points[-1].merged
+            points.append(
+                Point(time_s=event["time_s"], bytes_up=bytes_up, steps=steps, merged=merged, own=own_before)
+            )
         elif event["event"] == "evaluated":
             own = [loss for key, loss in event.items() if key.startswith("own-loss.")]
             merged = event["loss"]
