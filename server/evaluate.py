@@ -137,9 +137,8 @@ class Evaluator:
         return float((chosen_Q == asked.right).mean())
 
     def heldout(self, cluster: str) -> NDArray[np.int64]:
-        """Return the held-out blocks of a cluster, token ids ``[N, T]``; of examples with their padding."""
-        blocks = self._pack(False)[cluster]
-        return blocks[:, 0] if blocks.ndim == 3 else blocks
+        """Return held-out blocks of a cluster, token ids ``[N, T]``, or of one example each ``[N, 3, T]``."""
+        return self._pack(False)[cluster]
 
     def _blocks(self, model: nn.Module) -> Mapping[str, NDArray[np.int64]]:
         """Return the held-out blocks by cluster; of examples, several in one if a model keeps them apart."""

@@ -1,4 +1,4 @@
-"""Words: what each cluster's model says after a held-out beginning, before and after tuning."""
+"""Words: what each cluster's model says after a held-out beginning or prompt, before and after tuning."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, cast
@@ -22,7 +22,7 @@ class Speakers(Protocol):
     """Whoever has the models, the held-out text and the tokenizer."""
 
     def heldout(self, cluster: str) -> NDArray[np.int64]:
-        """Return held-out blocks of a cluster, token ids ``[N, T]``."""
+        """Return held-out blocks of a cluster, token ids ``[N, T]``, or of one example each ``[N, 3, T]``."""
 
     def text(self, tokens: NDArray[np.int64]) -> str:
         """Return token ids as people read them."""
@@ -56,16 +56,16 @@ def completions(
     """
     found: list[Completion] = []
     for cluster, experts in list(experts_of.items())[:MOST_CLUSTERS] if count else ():
-        blocks = speakers.heldout(cluster)[:count]
-        length = min(BEGINNING_TOKENS, blocks.shape[1] // 2)
-        beginnings, rest = blocks[:, :length], blocks[:, length : length + NEW_TOKENS]
+        parts = [parted(block) for block in speakers.heldout(cluster)[:count]]
         said = []
         for arrays in (initial, values):
             model = speakers.model_of(experts, arrays)
             if is_encoder_decoder(model):
                 return ()
-            said.append(greedy(_last_logits(model), beginnings, rest.shape[1]))
-        for row in zip(beginnings, rest, *said, strict=True):
+            last = _last_logits(model)
+            said.append([greedy(last, beginning[None], len(rest))[0] for beginning, rest in parts])
+        for (beginning_T, rest_T), *words in zip(parts, *said, strict=True):
+            row = (beginning_T, rest_T, *words)
             beginning, original, before, after = map(speakers.text, row)
             found.append(
                 Completion(
@@ -73,6 +73,24 @@ def completions(
                 )
             )
     return tuple(found)
+
+
+def parted(block: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the beginning of a block and what comes next: of an example its prompt and its response.
+
+    Parameters
+    ----------
+    block : NDArray[np.int64]
+        Token ids ``[T]``, or of one example ``[3, T]``: token ids, whether each is predicted, whether it is
+        there.
+    """
+    if block.ndim == 1:
+        length = min(BEGINNING_TOKENS, len(block) // 2)
+        return block[:length], block[length : length + NEW_TOKENS]
+    tokens_T, predicted_T, _ = block
+    start = int(predicted_T.argmax())
+    length = int((predicted_T[start:] == 0).argmax()) or len(tokens_T) - start
+    return tokens_T[:start], tokens_T[start : start + min(length, NEW_TOKENS)]
 
 
 def _last_logits(model: nn.Module) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:

@@ -69,6 +69,10 @@ def test_choosing_among_the_responses_is_told_before_and_after(
     assert all(cluster[name] in (0.0, 0.25, 0.5, 0.75, 1.0) for cluster in clusters for name in names)
     before, after = (sum(c[f"own_accuracy_{when}"] for c in clusters) for when in ("before", "after"))
     assert after >= before + 1.0, clusters
+    said = json.loads((folder / "findings.json").read_text())["completions"]
+    # After the prompt and nothing else; with what the data says beside it.
+    assert said and all(one["beginning"].strip().endswith("?") for one in said)
+    assert {one["original"].strip() for one in said} <= set(DOMAINS)
     assert "Held-out accuracy, own sub-models" in (folder / "adapter" / "README.md").read_text()
 
 
