@@ -164,6 +164,7 @@ def settings_from(job: Job) -> EmsFlSettings:
         one_of_each_bytes=_one_of_each_bytes(job),
         # The rivals do not split.
         assign_method=config.assign.method if config.strategy == "ems-fl" else "all",
+        is_provisional=config.assign.provisional,
         discount=discount_from_name(
             config.merge.discount, a=config.merge.discount_a, b=config.merge.discount_b
         ),

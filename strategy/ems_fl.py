@@ -2,7 +2,8 @@
 
     until the horizon:
         profile    ask every node that comes into view which experts its data uses
-        assign     once every cluster was heard: experts to clusters, no expert twice
+        assign     once every cluster was heard: experts to clusters, no expert twice; until then each
+                   trains what its own data uses most and nobody else does
         dispatch   to every node in contact and idle, the newest version of its cluster's experts
         receive    what comes up waits for the end of its cluster's pass
         merge      new = old + server_learning_rate * sum(n * f(staleness) * delta) / sum(n), per expert
@@ -26,6 +27,7 @@ from strategy.events import assigned_event
 from strategy.flights import InFlight
 from strategy.merging import merge_pass
 from strategy.messages import decode_arrays, encode_arrays, profile_instruction, train_instruction
+from strategy.provisional import choose_provisional, confirmed
 from strategy.replies import receive_reply
 from strategy.settings import EmsFlSettings
 from strategy.state import EmsFlState
@@ -139,15 +141,14 @@ class EmsFl(Strategy):
         experts that are about to change.
         """
         state = self.state
-        if state.assignment is None:
-            return []
         messages = []
         for node_id in sorted(self._in_view - state.in_flight.nodes - set(state.refused)):
             profile = state.profiles.get(node_id)
             if profile is None or self._awaits_merge(profile.cluster):
                 continue
+            self._choose_provisional(profile.cluster)
             if values := self._values_for(profile.cluster):
-                frozen = set(state.assignment.experts[profile.cluster]) - {key.expert for key in values}
+                frozen = set(state.experts_of(profile.cluster)) - {key.expert for key in values}
                 dispatch = state.dispatches.get(node_id, 0)
                 messages.append(
                     train_instruction(node_id, values, dispatch, frozen, reply_with=self.reply_with)
@@ -192,31 +193,57 @@ class EmsFl(Strategy):
             return False
         missing = set(settings.clusters) - {profile.cluster for profile in state.profiles.values()}
         if self._clock() < settings.profile_wait_s and (
-            missing or any(self._is_expected(message_id) for message_id in state.in_flight)
+            missing or any(self._is_expected(asked) for asked in state.in_flight.questions())
         ):
             return False
         state.assignment = self._assign()
+        self._newest_of = None
+        self._keep_confirmed()
         self._log(assigned_event(state.assignment, missing))
         return True
 
+    def _choose_provisional(self, cluster: str) -> None:
+        """Give a cluster something to train until everybody was heard, if that is wanted."""
+        state, settings = self.state, self.settings
+        if state.assignment is not None or cluster in state.provisional or not settings.is_provisional:
+            return
+        mass, limit = self._known_of(cluster)
+        taken = [expert for experts in state.provisional.values() for expert in experts]
+        state.provisional[cluster] = choose_provisional(
+            mass, settings.layers, limit, len(settings.clusters), taken, method=settings.assign_method
+        )
+        self._newest_of = None
+
+    def _keep_confirmed(self) -> None:
+        """Of the updates that wait keep what the assignment gives their clusters."""
+        state = self.state
+        for cluster, waiting in list(state.arrivals.items()):
+            kept = [confirmed(arrival, state.experts_of(cluster)) for arrival in waiting]
+            state.arrivals[cluster] = [arrival for arrival in kept if arrival is not None]
+            if not state.arrivals[cluster]:
+                del state.arrivals[cluster]
+
+    def _known_of(self, cluster: str) -> tuple[list[Any], int]:
+        """Return the routing mass of a cluster's nodes, and how many experts of a layer it may have."""
+        profiles = [profile for profile in self.state.hosts.values() if profile.cluster == cluster]
+        mass = [sum(layers) for layers in zip(*(profile.mass for profile in profiles), strict=True)]
+        return mass, self.settings.max_experts(cluster, min(profile.memory_bytes for profile in profiles))
+
     def _assign(self) -> Assignment:
-        profiles = self.state.hosts.values()
-        mass, limit = {}, {}
-        for cluster in [name for name in self.settings.clusters if any(p.cluster == name for p in profiles)]:
-            of_cluster = [profile for profile in profiles if profile.cluster == cluster]
-            mass[cluster] = [sum(layers) for layers in zip(*(p.mass for p in of_cluster), strict=True)]
-            limit[cluster] = self.settings.max_experts(cluster, min(p.memory_bytes for p in of_cluster))
+        heard = {profile.cluster for profile in self.state.hosts.values()}
+        known = {name: self._known_of(name) for name in self.settings.clusters if name in heard}
+        mass = {name: of_cluster for name, (of_cluster, _) in known.items()}
+        limit = {name: most for name, (_, most) in known.items()}
         return assign_experts(
             mass, self.settings.layers, limit, method=self.settings.assign_method, seed=self.settings.seed
         )
 
     def _values_for(self, cluster: str) -> ExpertArrays:
-        values, assignment = self.state.values, self.state.assignment
-        assert assignment is not None
+        values = self.state.values
         if self._newest_of is not values:  # a merge replaces them
             self._newest, self._newest_of = {}, values
         if cluster not in self._newest:
-            experts = set(assignment.experts.get(cluster, ()))
+            experts = set(self.state.experts_of(cluster))
             self._newest[cluster] = {key: value for key, value in values.items() if key.expert in experts}
         return self._newest[cluster]
 
@@ -249,8 +276,10 @@ class EmsFl(Strategy):
         return cluster in self.state.arrivals
 
     def _due(self, *, at_end: bool = False) -> list[Sequence[str]]:
-        """Return the clusters whose pass is over, each to be merged by itself."""
+        """Return the clusters whose pass is over, each to be merged by itself; none before the assignment."""
         state, now_s = self.state, self._clock()
+        if state.assignment is None:
+            return []
         return [
             (cluster,)
             for cluster, waiting in state.arrivals.items()

@@ -73,6 +73,10 @@ class Flights(Mapping[str, InFlight]):
         """Return the ids of the training messages of a cluster."""
         return self._by_cluster.get(cluster, {}).keys()
 
+    def questions(self) -> list[str]:
+        """Return the ids of the messages that ask for a profile."""
+        return [message_id for message_id, flight in self._sent.items() if not flight.cluster]
+
     @override
     def __getitem__(self, message_id: str) -> InFlight:
         return self._sent[message_id]

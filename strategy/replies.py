@@ -6,6 +6,7 @@ from flwr.app import Error, Message
 
 from strategy.flights import InFlight
 from strategy.messages import TURNED_AWAY, read_profile, read_update
+from strategy.provisional import confirmed
 from strategy.settings import EmsFlSettings
 from strategy.state import Arrival, EmsFlState
 
@@ -73,6 +74,12 @@ def _wait_for_pass(reply: Message, node_id: int, sent: InFlight, state: EmsFlSta
     asked = {key: value for key, value in state.values.items() if key.expert in sent.versions}
     update = read_update(reply, asked, profile.num_examples)
     arrival = Arrival(node_id=node_id, versions=sent.versions, update=update, arrived_s=now_s)
+    if state.assignment is not None:
+        # One that set out before the assignment may carry what is another's now.
+        kept = confirmed(arrival, state.experts_of(profile.cluster))
+        if kept is None:
+            return
+        arrival = kept
     state.arrivals.setdefault(profile.cluster, []).append(arrival)
 
 

@@ -27,6 +27,8 @@ class EmsFlSettings:
         What one expert of every layer holds on a device while it is tuned; see `moe.tuning.memory_budget`.
     assign_method : str
         ``optimal``, ``random``, ``overlap`` or ``all``; see :func:`strategy.assignment.assign_experts`.
+    is_provisional : bool
+        Whether a cluster trains what its own data uses most until everybody was heard.
     discount : Discount
         Strength of a late update; see :mod:`strategy.staleness`.
     server_learning_rate : float
@@ -57,6 +59,7 @@ class EmsFlSettings:
     max_experts: Callable[[str, int], int]
     one_of_each_bytes: int
     assign_method: str = "optimal"
+    is_provisional: bool = False
     discount: Discount = field(default_factory=polynomial)
     server_learning_rate: float = 1.0
     buffer_size: int = 10

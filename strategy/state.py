@@ -46,6 +46,8 @@ class EmsFlState:
         Nodes that cannot take part, with the reason.
     assignment : Assignment or None
         None until enough clusters have been heard.
+    provisional : dict[str, tuple[ExpertId, ...]]
+        What a cluster that was heard trains until then, by cluster.
     in_flight : Flights
         What has not been answered.
     arrivals : dict[str, list[Arrival]]
@@ -65,6 +67,7 @@ class EmsFlState:
     profiles: dict[int, Profile] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     assignment: Assignment | None = None
+    provisional: dict[str, tuple[ExpertId, ...]] = field(default_factory=dict)
     in_flight: Flights = field(default_factory=Flights)
     arrivals: dict[str, list[Arrival]] = field(default_factory=dict)
     dispatches: dict[int, int] = field(default_factory=dict)
@@ -75,6 +78,11 @@ class EmsFlState:
     def version(self, expert: ExpertId) -> int:
         """Return how often the expert has been merged."""
         return self.versions.get(expert, 0)
+
+    def experts_of(self, cluster: str) -> tuple[ExpertId, ...]:
+        """Return what a cluster trains now."""
+        of_clusters = self.assignment.experts if self.assignment else self.provisional
+        return of_clusters.get(cluster, ())
 
     @property
     def hosts(self) -> dict[int, Profile]:

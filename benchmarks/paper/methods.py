@@ -110,6 +110,7 @@ LOCAL_CHOICE = Method(
 
 ABLATIONS = (
     EMS_FL,
+    Method(name="first visit counts", settings={"assign.provisional": True}, absent=KEPT_BY_OWNERS),
     Method(name="discount constant", settings={"merge.discount": "constant"}, absent=KEPT_BY_OWNERS),
     Method(name="discount hinge", settings={"merge.discount": "hinge"}, absent=KEPT_BY_OWNERS),
     Method(name="both factors (lora)", settings={"train.method": "lora"}, absent=KEPT_BY_OWNERS),
@@ -127,6 +128,13 @@ TABLES: dict[str, tuple[Method, ...]] = {
     "ablations": ABLATIONS,
     # What a sky of many clusters asks: does it matter how a late update is weighed?
     "staleness": (ABLATIONS[0], *(method for method in ABLATIONS if method.name.startswith("discount"))),
+    # Does training before everybody was heard pay, and for the rivals?
+    "first": (
+        EMS_FL,
+        FEDAVG,
+        ABLATIONS[1],
+        Method(name="FedBuff, first visit counts", settings={**MAIN[3].settings, "assign.provisional": True}),
+    ),
     # What a user asks of a base: split, or not?
     "split": (EMS_FL, FEDAVG, LOCAL_CHOICE),
 }

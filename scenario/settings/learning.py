@@ -129,6 +129,11 @@ class AssignSettings(Section):
     experts_per_layer: int = Field(
         default=0, ge=0, description="Most experts of a layer a cluster gets; 0 = as many as fit."
     )
+    provisional: bool = Field(
+        default=False,
+        description="Until every cluster was heard each trains what its own data uses most and nobody else "
+        "does; what the assignment confirms is kept.",
+    )
     link_budget: bool = Field(
         default=True, description="Also keep each assignment within its cluster's window bytes."
     )

@@ -129,6 +129,7 @@ def _pack_strategy(state: EmsFlState) -> dict[str, Any]:
             "capture": assignment.capture,
             "random_capture": assignment.random_capture,
         },
+        "provisional": {n: [[e.layer, e.index] for e in es] for n, es in state.provisional.items()},
         "flights": [[i, f.node_id, _pack_versions(f.versions)] for i, f in state.in_flight.items()],
         "arrivals": {name: [_pack_arrival(a) for a in waiting] for name, waiting in state.arrivals.items()},
         "dispatches": state.dispatches,
@@ -153,6 +154,10 @@ def _unpack_strategy(tree: Mapping[str, Any]) -> EmsFlState:
             capture=assignment["capture"],
             random_capture=assignment["random_capture"],
         ),
+        provisional={
+            name: tuple(ExpertId(*expert) for expert in experts)
+            for name, experts in tree.get("provisional", {}).items()
+        },
         in_flight=_unpack_flights(tree["flights"], profiles),
         arrivals={name: [_unpack_arrival(a) for a in waiting] for name, waiting in tree["arrivals"].items()},
         dispatches={int(node): count for node, count in tree["dispatches"].items()},

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moe.experts import ParameterKey
+from moe.experts import ExpertId, ParameterKey
 from server.record.state import STATE_FILE, load_state, save_state
 from strategy.assignment import Assignment
 from strategy.flights import Flights, InFlight
@@ -30,7 +30,11 @@ def full_state(seed: int) -> EmsFlState:
         fingerprint="f",
     )
     update = ExpertUpdate(
-        arrays={key: array + 1}, num_examples=3, train_loss=0.1 + rng.random(), local_steps=2
+        arrays={key: array + 1},
+        num_examples=3,
+        train_loss=0.1 + rng.random(),
+        local_steps=2,
+        heldout_loss=2.5,
     )
     return EmsFlState(
         values={key: array},
@@ -43,6 +47,7 @@ def full_state(seed: int) -> EmsFlState:
             capture={"sea": 1 / 3},
             random_capture={"sea": 0.25},
         ),
+        provisional={"sea": (ExpertId(0, 1),), "ice": ()},
         in_flight=Flights(
             {
                 "m1": InFlight(node_id=7, cluster="sea", versions={key.expert: 2}),
