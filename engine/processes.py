@@ -127,13 +127,17 @@ def _begin() -> None:
     """Make a new process a worker of the run."""
     # Ctrl-C in a terminal reaches every process; it is for the server, which ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     take_part_in_a_run()
     keep_pages()
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, even by SIGKILL: nothing is left behind."""
+def end_with_parent() -> None:
+    """End this process once the one that started it is gone, even by SIGKILL: nothing is left behind."""
+    threading.Thread(target=_end_when_parent_has, daemon=True).start()
+
+
+def _end_when_parent_has() -> None:
     parent = multiprocessing.parent_process()
     with suppress(Exception):
         if parent is not None:

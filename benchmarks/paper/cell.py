@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.paper.alone import alone
 from benchmarks.paper.measures import of_run
 from benchmarks.paper.methods import Method, Settings
+from engine.processes import end_with_parent
 from engine.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,6 +95,7 @@ def _keep(whole: Mapping[str, Any], cell: Cell, results: Path) -> None:
 
 def be_quiet() -> None:
     """Make a process one that measures: what its runs say is for nobody, there are dozens of them."""
+    end_with_parent()  # killed, the experiment would leave hours of training behind
     os.environ["OMP_NUM_THREADS"] = "1"
     logging.getLogger("flwr").setLevel(logging.ERROR)
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the life of the process
