@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from benchmarks.paper.tables import REFERENCE, Cells, interval, paired
 
 AXES = (("time_s", 3600.0, "simulated hours"), ("bytes_up", 1e6, "MB sent up"), ("steps", 1e3, "1,000 steps"))
 """What a loss is drawn against: the point's field, what it is divided by, its name."""
+LEVEL_STYLES = (":", "--", "-.")
+"""Of the lines of methods that send nothing."""
 LOSSES = {"own": "each cluster's model, own text", "merged": "merged model, everybody's text"}
 
 
@@ -37,12 +40,15 @@ def draw_curves(methods: Mapping[str, Cells], title: str, path: Path) -> None:
     SystemExit
         If matplotlib is not installed.
     """
+    level = [method for method, cells in methods.items() if cells and _is_level(list(cells.values()))]
+    styles = dict(zip(level, cycle(LEVEL_STYLES), strict=False))
     figure, panels = _pyplot().subplots(2, len(AXES), figsize=(13, 7), sharey="row")
     for column, (axis, unit, name) in enumerate(AXES):
         for row, (loss, label) in enumerate(LOSSES.items()):
             panel = panels[row][column]
             for method, cells in methods.items():
-                _draw_method(panel, method, list(cells.values()), axis, unit, loss)
+                style = styles.get(method, "-")
+                _draw_method(panel, method, list(cells.values()), axis, unit, loss, style)
             panel.set_xlabel(name)
             panel.grid(alpha=0.3)
             if column == 0:
@@ -84,16 +90,26 @@ def draw_gains(worlds: Mapping[str, Mapping[str, Cells]], path: Path) -> None:
 
 
 def _draw_method(
-    panel: Any, method: str, cells: Sequence[Mapping[str, Any]], axis: str, unit: float, loss: str
+    panel: Any,
+    method: str,
+    cells: Sequence[Mapping[str, Any]],
+    axis: str,
+    unit: float,
+    loss: str,
+    style: str,
 ) -> None:
     if not cells or math.isnan(cells[0][loss]):
         return
-    if math.isnan(cells[0]["points"][0]["time_s"]):
-        panel.axhline(np.mean([cell[loss] for cell in cells]), label=method, linestyle="--", color="gray")
+    if _is_level(cells):
+        panel.axhline(np.mean([cell[loss] for cell in cells]), label=method, linestyle=style, color="black")
         return
     ends = min(cell["points"][-1][axis] for cell in cells)
     at = np.linspace(0.0, ends, 200)
     panel.plot(at / unit, mean_curve(cells, axis, loss, at.tolist()), label=method)
+
+
+def _is_level(cells: Sequence[Mapping[str, Any]]) -> bool:
+    return math.isnan(cells[0]["points"][0]["time_s"])
 
 
 def _pyplot() -> Any:

@@ -14,8 +14,12 @@ def as_known(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
     Only where the file itself names that architecture: then the checkpoint's own code is not needed.
     """
-    architectures = config.get("architectures") or [""]
-    known = _ALIASES.get((config.get("model_type", ""), architectures[0]))
+    architectures = config.get("architectures")
+    # A field may hold anything here: what is wrong with it is said by those who need it.
+    named = (
+        [(config.get("model_type"), one) for one in architectures] if isinstance(architectures, list) else []
+    )
+    known = next((alias for name, alias in _ALIASES.items() if name in named), None)
     if known is None:
         return config
     return {key: value for key, value in config.items() if key != "auto_map"} | {"model_type": known}

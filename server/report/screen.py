@@ -100,9 +100,10 @@ def near_uniform_warning(gains: Mapping[str, float]) -> str:
     if len(gains) > WORST_NAMED:
         who = f"{len(gains)} clusters (the worst: {who})"
     return (
-        f"the routing of {who} is near uniform over the experts, so few experts capture "
-        "little of it and splitting helps little; a base model whose experts follow the domains, or more "
-        "experts per cluster, would capture more"
+        f"the routing of {who} is near uniform over the experts, so few experts capture little of it: own "
+        "sub-models learn their clusters' data, but the merged model gains nothing and may get worse "
+        '(docs/results.md). Take the sub-models, or strategy = "fedavg" for one model; a base whose experts '
+        "follow the domains, or more experts per cluster, would capture more"
     )
 
 

@@ -130,7 +130,7 @@ def capture(assignment: Mapping[str, Any] | None, clusters: Sequence[str]) -> li
                     xaxis={"automargin": True}, yaxis=axis("% of routing", rangemode="tozero"), bargap=0.25
                 ),
             },
-            note="Where both bars are alike, routing is near uniform and splitting helps little.",
+            note="Where both bars are alike, routing is near uniform: the merged model gains little.",
         )
     ]
 

@@ -304,26 +304,6 @@ def test_a_long_silence_is_broken_by_what_the_run_is_doing(
         assert heard["waiting for node 3"].wait(20)
 
 
-def test_a_silent_run_says_what_is_awaited_unless_it_does_something(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said, lines = threading.Event(), list[str]()
-
-    def listen(line: str) -> None:
-        lines.append(line)
-        said.set()
-
-    with RunLog.create(tmp_path / "run", quiet_config(0.05)) as log:
-        monkeypatch.setattr(log, "say", listen)
-        log.awaits = lambda: "waiting for the update of node 7"
-        assert said.wait(20)
-        with log.doing("measuring"):
-            said.clear()
-            assert said.wait(20)
-    assert lines[0].startswith("... working (") and lines[0].endswith("): waiting for the update of node 7")
-    assert lines[-1].startswith("... measuring (") and lines[-1].endswith(" s)")
-
-
 def test_a_short_silence_is_not_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with RunLog.create(tmp_path / "run", quiet_config(3600.0)) as log:
         log.waiting("waiting")
