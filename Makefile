@@ -33,7 +33,7 @@ $(STAMP): requirements.txt server/machine/environment.py
 	"$(BIN)/python" -m server.machine.environment
 	@touch "$@"
 
-demo: $(STAMP) ## run the main job in simulation, about two minutes on two cores (ARGS="-c conf/smoke.toml")
+demo: $(STAMP) ## run the main job in simulation, three to five minutes on two cores (ARGS="-c conf/smoke.toml")
 	@"$(BIN)/python" -m server.launch $(ARGS)
 
 demo-real: $(STAMP) ## the same with a real language model: 93 MB once, about ten minutes (ARGS="--capture low")
