@@ -44,12 +44,16 @@ def own_data(node_config: Mapping[str, Scalar]) -> OwnData | None:
     Raises
     ------
     ValueError
-        If data is named beside a key that is unknown or a value that is not of its kind, so that no misspelt
-        column goes unseen.
+        If data is named beside a key that is unknown or a value that is not of its kind, or what belongs to
+        data without it, so that nothing misspelt goes unseen.
     """
-    if "data" not in node_config:
-        return None
     known = {field.name.replace("_", "-") for field in fields(OwnData)} - {"hosts"}
+    if "data" not in node_config:
+        if alone := sorted(known & node_config.keys()):
+            raise ValueError(
+                f"--node-config names {', '.join(alone)} without data, whose they would be; name it too"
+            )
+        return None
     if unknown := sorted(node_config.keys() - known - set(HOSTS)):
         raise ValueError(
             f"--node-config names {', '.join(unknown)}; a node that brings data knows "

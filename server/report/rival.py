@@ -15,7 +15,7 @@ what the machine's Python has, so that another version of Python is another worl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rival:
-    """What FedAvg came to; mean held-out losses over clusters, nats a token, and simulated hours.
+    """What FedAvg came to; mean held-out losses over clusters, nats a token.
 
     Parameters
     ----------
@@ -65,4 +65,4 @@ def comparison(config: RunConfig, before: float, own: float | None, merged: floa
 
 
 STORED = Rival(date="2026-11-26", world="b3b4e184be8d", before=3.9042, after=3.8822, rounds=2)
-"""Measured with ``conf/fedavg.toml`` on Python 3.11, one seed; docs/results.md has five."""
+"""Measured with ``conf/fedavg.toml`` on Python 3.11, one seed; docs/results.md has more."""

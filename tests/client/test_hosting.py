@@ -69,3 +69,8 @@ def test_columns_of_a_node_are_not_mixed_with_those_of_the_run(file: Path) -> No
 def test_what_a_node_may_not_say(more: dict[str, Scalar], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         own_data({"cluster": SECOND, "data": "/data/mine.csv", **more})
+
+
+def test_what_belongs_to_data_is_not_ignored_without_it() -> None:
+    with pytest.raises(ValueError, match="names memory-mb, text-column without data"):
+        own_data({"cluster": SECOND, "dat": "/data/mine.csv", "text-column": "body", "memory-mb": 5})
