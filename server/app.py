@@ -160,10 +160,16 @@ def _export(job: Job, outcome: Outcome, folder: Path, summary: RunSummary) -> No
     is_adapter = job.tuning.method != "full" and has_adapter(open_storage(job.path))
     if is_adapter:
         about = model_card(job.config, summary)
-        export_adapter(job.path, outcome.values, job.tuning, folder / "adapter", about=about, replace=True)
+        export_adapter(job.path, outcome.merged, job.tuning, folder / "adapter", about=about, replace=True)
+        if outcome.merged is not outcome.values:
+            own = {
+                "What it is for": "the clusters' own sub-models; the merged model's is beside it, in adapter"
+            }
+            out = folder / "adapter-own"
+            export_adapter(job.path, outcome.values, job.tuning, out, about=own | about, replace=True)
     # Full tuning, and a family that PEFT cannot adapt, have no adapter to take home: their merged
     # checkpoint is not a matter of choice.
     if job.tuning.method != "full" and not is_adapter:
         say("PEFT cannot adapt the experts of this family: taken home as a merged checkpoint")
     if job.config.run.export_merged or not is_adapter:
-        export_merged(job.path, outcome.values, job.tuning, folder / "merged", replace=True)
+        export_merged(job.path, outcome.merged, job.tuning, folder / "merged", replace=True)

@@ -24,6 +24,7 @@ from strategy.assignment import Assignment
 from strategy.baselines.asynchronous import FedAsync, FedBuff
 from strategy.ems_fl import EmsFl
 from strategy.messages import decode_arrays, encode_arrays
+from strategy.serving import serving_values
 from strategy.settings import EmsFlSettings, experts_that_fit
 from strategy.staleness import discount_from_name
 from strategy.state import EmsFlState
@@ -44,7 +45,9 @@ class Outcome:
     Parameters
     ----------
     values : ExpertArrays
-        Server values of every tuned array.
+        Server values of every tuned array: what devices go on from.
+    merged : ExpertArrays
+        What the merged model has of them; see `strategy.serving`.
     assignment : Assignment or None
         Who trained what; None if it never came to that, or for FedAvg.
     clock_s : float
@@ -56,6 +59,7 @@ class Outcome:
     """
 
     values: ExpertArrays
+    merged: ExpertArrays
     assignment: Assignment | None
     clock_s: float
     stop_reason: str
@@ -120,9 +124,11 @@ def run_ems_fl(job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Sav
     )
 
     def evaluate(merges: int, arrays: ArrayRecord) -> MetricRecord:
+        values = decode_arrays(arrays)
         return observer.measure(
-            decode_arrays(arrays), strategy.state.assignment, merges=merges, time_s=clock()
-        )
+            values, merged_of(job, strategy.state, values), strategy.state.assignment, merges=merges,
+            time_s=clock(),
+        )  # fmt: skip
 
     max_merges = job.config.merge.max_merges
     strategy.start(world, encode_arrays(job.initial), max_merges, job.horizon_s, evaluate_fn=evaluate)
@@ -134,11 +140,18 @@ def run_ems_fl(job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Sav
         reason = "max-merges was reached" if 0 < max_merges <= state.merges else "target-loss was reached"
     return Outcome(
         values=state.values,
+        merged=merged_of(job, state, state.values),
         assignment=state.assignment,
         clock_s=clock(),
         stop_reason=reason,
         relevance=_relevance(state),
     )
+
+
+def merged_of(job: Job, state: EmsFlState, values: ExpertArrays) -> ExpertArrays:
+    """Return what the merged model has of the server's values."""
+    hosts, take = state.hosts.values(), job.config.merge.take
+    return serving_values(values, job.initial, state.assignment, hosts, job.layout.layers, take)
 
 
 def _relevance(state: EmsFlState) -> dict[str, list[list[float]]]:

@@ -36,7 +36,7 @@ def run_fedavg(job: Job, grid: Grid, log: RunLog, observer: Observer) -> Outcome
         if server_round and (last.is_cut or not last.answered):
             return None  # nothing was averaged: the same model has been measured
         values = decode_arrays(arrays)
-        metrics = observer.measure(values, None, merges=server_round, time_s=clock())
+        metrics = observer.measure(values, values, None, merges=server_round, time_s=clock())
         observer.event({"event": "evaluated", "time_s": clock(), "merges": server_round} | _plain(metrics))
         return metrics
 
@@ -63,7 +63,7 @@ def run_fedavg(job: Job, grid: Grid, log: RunLog, observer: Observer) -> Outcome
     except HorizonReachedError:
         pass  # said in the reason
     reason = stop_reason(last, settings.rounds)
-    return Outcome(values=values, assignment=None, clock_s=clock(), stop_reason=reason)
+    return Outcome(values=values, merged=values, assignment=None, clock_s=clock(), stop_reason=reason)
 
 
 def stop_reason(last: Round, num_rounds: int) -> str:

@@ -77,11 +77,17 @@ class Observer:
                     self._log.say(fault)
 
     def measure(
-        self, values: ExpertArrays, assignment: Assignment | None, *, merges: int, time_s: float
+        self,
+        values: ExpertArrays,
+        merged_values: ExpertArrays,
+        assignment: Assignment | None,
+        *,
+        merges: int,
+        time_s: float,
     ) -> MetricRecord:
         """Evaluate the merged model and every cluster's own sub-model; returns the losses."""
         with self._log.doing("measuring held-out loss"):
-            merged = self._evaluator.merged(values)
+            merged = self._evaluator.merged(merged_values)
             own = {
                 name: self._evaluator.submodel(name, experts, values)
                 for name, experts in (assignment.experts.items() if assignment else ())

@@ -20,7 +20,7 @@ def summarise(
     job: Job, outcome: Outcome, ledger: Ledger, evaluator: Evaluator, *, folder: str, began_wall_s: float
 ) -> RunSummary:
     """Return the summary of a run: losses measured now, from the first values and the last."""
-    merged_before, merged_after = evaluator.merged(job.initial), evaluator.merged(outcome.values)
+    merged_before, merged_after = evaluator.merged(job.initial), evaluator.merged(outcome.merged)
     own_before = _own_losses(job.initial, outcome, evaluator)
     own_after = _own_losses(outcome.values, outcome, evaluator)
     assigned, is_stock = ledger.assignment, job.config.strategy == "fedavg"
@@ -120,13 +120,14 @@ def _accuracies(cluster: str, job: Job, outcome: Outcome, evaluator: Evaluator) 
     """Return the accuracies of a cluster that are asked for, by their names in the summary."""
     if not job.config.evaluate.choices:
         return {}
-    models: dict[str, tuple[ExpertId, ...]] = {"merged": ()}
+    none: tuple[ExpertId, ...] = ()
+    models = {"merged": (none, outcome.merged)}
     if outcome.assignment is not None:
-        models["own"] = outcome.assignment.experts[cluster]
+        models["own"] = (outcome.assignment.experts[cluster], outcome.values)
     return {
         f"{model}_accuracy_{when}": evaluator.accuracy(cluster, experts, values)
-        for model, experts in models.items()
-        for when, values in (("before", job.initial), ("after", outcome.values))
+        for model, (experts, after) in models.items()
+        for when, values in (("before", job.initial), ("after", after))
     }
 
 

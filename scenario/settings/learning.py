@@ -233,6 +233,12 @@ class MergeSettings(Section):
         le=10,
         description="Step size on the server, for every strategy; of fedasync the mixing weight, at most 1.",
     )
+    # Measured on three bases, 2 seeds each and one to choose by: docs/LOG.md.
+    take: Literal["whole", "root-share", "share"] = Field(
+        default="root-share",
+        description="How much of an expert's change the merged model takes: all, or by its clusters' share p "
+        "of what the full router sends it, sqrt p or p. Devices go on from the whole change.",
+    )
     # FedBuff (arXiv 2106.06639) found K = 10 good over many tasks.
     buffer_size: int = Field(
         default=10, ge=1, description="Of fedbuff: updates, of any devices, that are merged together."

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 
 from typing_extensions import override
 
+from strategy.baselines.mixing import mix_in
 from strategy.ems_fl import EmsFl, Event
 from strategy.events import merged_event
-from strategy.mixing import mix_in
 
 
 class FedBuff(EmsFl):

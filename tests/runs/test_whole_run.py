@@ -15,7 +15,8 @@ from flwr.app import Message
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from moe.tuning.adapters import MergedModel
+from moe.disk.layout import read_layout
+from moe.tuning.adapters import MergedModel, initial_arrays
 from scenario.contact_plan import plan_from
 from scenario.derive import population_from, tuning_from
 from scenario.settings.reading import read_config
@@ -23,6 +24,7 @@ from server.app import run
 from server.job import prepare
 from server.record.state import load_state
 from sim.plan_files.files import write_plan
+from strategy.serving import serving_values
 from tests.fake_grid import FakeGrid
 from tests.runs.conftest import Settings
 
@@ -181,20 +183,27 @@ def test_the_exported_adapter_on_the_base_gives_the_servers_logits(
     """Law 10, on what a run really learned."""
     config = read_config({**tiny_run, "run.export-merged": True})
     folder = run(clients(tiny_run), config)
-    values = load_state(folder)[0].values
-    assert any(np.abs(value).max() > 0 for value in values.values())
+    state, tuning, layout = load_state(folder)[0], tuning_from(config, ()), read_layout(checkpoint)
+    initial = initial_arrays(checkpoint, tuning, layout.experts)
+    served = serving_values(
+        state.values, initial, state.assignment, state.hosts.values(), layout.layers, config.merge.take
+    )
     tokens = torch.randint(0, 250, (3, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        server = MergedModel(checkpoint, tuning_from(config, ())).set(values).model(tokens).logits
-        base = AutoModelForCausalLM.from_pretrained(checkpoint)
-        plain = base(tokens).logits
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*missing adapter keys.*")
-            taken_home = PeftModel.from_pretrained(base, folder / "adapter").eval()(tokens).logits
+        plain, own, server = (
+            MergedModel(checkpoint, tuning).set(values).model(tokens).logits
+            for values in (initial, state.values, served)
+        )
         merged = AutoModelForCausalLM.from_pretrained(folder / "merged").eval()(tokens).logits
     assert (server - plain).abs().max() > 1e-3, "the run must have changed the model"
-    torch.testing.assert_close(taken_home, server, rtol=1e-5, atol=1e-5)
+    assert (server - own).abs().max() > 1e-4, "the merged model takes less than the whole change"
     torch.testing.assert_close(merged, server, rtol=1e-5, atol=1e-5)
+    for name, expected in (("adapter", server), ("adapter-own", own)):
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*missing adapter keys.*")
+            base = AutoModelForCausalLM.from_pretrained(checkpoint)
+            taken_home = PeftModel.from_pretrained(base, folder / name).eval()(tokens).logits
+        torch.testing.assert_close(taken_home, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_fedavg_runs_on_the_same_sky_and_its_average_is_merged(tiny_run: Settings, clients: Clients) -> None:

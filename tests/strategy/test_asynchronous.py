@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from moe.experts import ParameterKey
 from strategy.baselines.asynchronous import FedAsync, FedBuff
-from strategy.mixing import mix_in
+from strategy.baselines.mixing import mix_in
 from strategy.staleness import constant, polynomial
 from tests.strategy.world import ArithmeticClient, play, settings, zeros
 
