@@ -3,12 +3,14 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.paper.measures import curve
 from benchmarks.paper.methods import TABLES
+from benchmarks.paper.models import load_cv, mean_of_others
 from benchmarks.paper.plots import mean_curve
-from benchmarks.paper.tables import headline, hours_to, interval, paired, speedups, table
+from benchmarks.paper.tables import forgotten, headline, hours_to, interval, paired, speedups, table
 
 
 def cell(own: list[float], merged: list[float], **more: Any) -> dict[str, Any]:
@@ -60,6 +62,23 @@ def test_a_table_has_a_line_for_each_method_that_was_measured() -> None:
         {"EMS-FL": {1: cell([4, 3], [4, 3])}, "FedAvg": {1: cell([4, 3.5], [4, 3.5])}, "central": {}}
     )
     assert "EMS-FL" in told and "-0.500" in told and "central" not in told and "before: merged 4.000" in told
+
+
+def test_what_is_forgotten_is_the_rise_on_the_others_text_and_a_dash_where_nobody_measured() -> None:
+    new = cell([4, 3], [4, 3], others_before=4.0, others_after=4.25, load_cv_before=0.5, load_cv_after=0.75)
+    old = cell([4, 3], [4, 3])
+    assert forgotten(new) == 0.25 and forgotten(old) is None
+    assert headline({"EMS-FL": {1: new, 2: old}})["forgetting"] == 0.25
+    told = table({"EMS-FL": {1: new}, "FedAvg": {1: old}}).splitlines()
+    assert "+0.250" in told[2] and "0.50 > 0.75" in told[2] and told[3].rstrip().endswith("-")
+
+
+def test_others_are_all_but_ones_own() -> None:
+    assert mean_of_others({"a": {"a": 1.0, "b": 2.0, "c": 4.0}, "b": {"a": 5.0, "b": 0.0, "c": 7.0}}) == 4.5
+
+
+def test_an_even_load_has_no_variation() -> None:
+    assert load_cv(np.array([[2.0, 2.0], [1.0, 3.0]])) == 0.25
 
 
 def test_a_curve_is_the_mean_of_what_was_last_measured_as_long_as_all_go_on() -> None:

@@ -76,20 +76,28 @@ def _each_alone(world: World, settings: Settings, how: str) -> Measures:
     if how == "own-alone":
         held = dict(world.assignment().experts)
     steps, count = world.config.train.max_steps, visits(settings)
-    before, after = [], []
+    before, after, others_before, others = (
+        list[float](),
+        list[tuple[str, float]](),
+        list[float](),
+        list[float](),
+    )
     for name, devices in world.clusters.items():
         start = {key: value for key, value in world.initial.items() if key.expert in set(held[name])}
         before.append(_own_loss(world, name, held[name], start))
+        others_before.append(_others_loss(world, name, held[name], start))
         for device in devices:
             values = start
             for visit in range(count):
                 values = world.trained(values, world.state.blocks(device), visit, device, steps)
             after.append((name, _own_loss(world, name, held[name], values)))
+            others.append(_others_loss(world, name, held[name], values))
     by_cluster = [fmean(loss for of, loss in after if of == name) for name in world.clusters]
     merged_before = fmean(world.evaluator.merged(world.initial).values())
     done = len(after) * count * steps
     point = Point(time_s=float("nan"), bytes_up=0.0, steps=done, merged=float("nan"), own=fmean(by_cluster))
-    return _measures(world, held, fmean(before), merged_before, [point], done)
+    forgot = (fmean(others_before), fmean(others))
+    return _measures(world, held, fmean(before), merged_before, [point], done, forgot)
 
 
 def _central(world: World, settings: Settings) -> Measures:
@@ -100,7 +108,8 @@ def _central(world: World, settings: Settings) -> Measures:
     points = list(_measured(world, blocks, total))
     best = min(points, key=lambda point: point.merged)
     held = dict.fromkeys(world.clusters, world.layout.experts)
-    return _measures(world, held, before, before, [*points, best], total)
+    # One model for all: on the text of the others it has, in the mean, what it has on everybody's.
+    return _measures(world, held, before, before, [*points, best], total, (before, best.merged))
 
 
 def _measured(world: World, blocks: np.ndarray, total: int) -> Iterator[Point]:
@@ -115,6 +124,11 @@ def _own_loss(world: World, cluster: str, held: tuple[ExpertId, ...], values: Ex
     return world.evaluator.submodel(cluster, held, values)
 
 
+def _others_loss(world: World, cluster: str, held: tuple[ExpertId, ...], values: ExpertArrays) -> float:
+    """Return the mean loss of a cluster's model on the text of the others."""
+    return fmean(_own_loss(world, other, held, values) for other in world.clusters if other != cluster)
+
+
 def _measures(
     world: World,
     held: dict[str, tuple[ExpertId, ...]],
@@ -122,6 +136,7 @@ def _measures(
     merged_before: float,
     points: list[Point],
     steps: int,
+    others: tuple[float, float],
 ) -> Measures:
     a_layer = {
         name: tuple(sum(e.layer == layer for e in experts) for layer in world.layout.layers)
@@ -142,4 +157,8 @@ def _measures(
         capture=float("nan"),
         random_capture=float("nan"),
         staleness=0.0,
+        others_before=others[0],
+        others_after=others[1],
+        load_cv_before=float("nan"),
+        load_cv_after=float("nan"),
     )

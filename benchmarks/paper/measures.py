@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.paper.models import models_of
 from moe.disk.layout import read_layout
 from moe.experts import ExpertLayout
 from moe.tuning.memory_budget import tuned_expert_bytes
@@ -57,6 +58,8 @@ class Measures:
         Mean over clusters; 1 where everybody holds everything.
     staleness : float
         Mean over merged updates, of the stalest expert of each.
+    others_before, others_after, load_cv_before, load_cv_after : float
+        As `benchmarks.paper.models.Models`; NaN where there is no such model.
     """
 
     own: float
@@ -73,6 +76,10 @@ class Measures:
     capture: float
     random_capture: float
     staleness: float
+    others_before: float
+    others_after: float
+    load_cv_before: float
+    load_cv_after: float
 
 
 def of_run(folder: Path) -> Measures:
@@ -109,6 +116,7 @@ def of_run(folder: Path) -> Measures:
         capture=float(np.mean([c.capture for c in assigned])) if splits else 1.0,
         random_capture=float(np.mean([c.random_capture for c in assigned])) if splits else 1.0,
         staleness=float(np.mean(stale)) if stale else 0.0,
+        **asdict(models_of(folder, config, layout.layers)),
     )
 
 

@@ -47,7 +47,7 @@ def table(methods: Mapping[str, Cells]) -> str:
     reference = methods.get(REFERENCE, {})
     head = (
         f"{'method':24} {'seeds':>5} {'own':>15} {'merged':>15} {'own - FedAvg':>16} {'merged - FedAvg':>16} "
-        f"{'sooner':>7} {'up MB':>7} {'memory':>7} {'steps':>6}"
+        f"{'sooner':>7} {'up MB':>7} {'memory':>7} {'steps':>6} {'others':>15} {'load':>11}"
     )
     lines = [head, "-" * len(head)]
     for name, cells in methods.items():
@@ -60,12 +60,30 @@ def table(methods: Mapping[str, Cells]) -> str:
             f"{_spread(paired(cells, reference, 'own'), signed=True):>16} "
             f"{_spread(paired(cells, reference, 'merged'), signed=True):>16} "
             f"{f'{fmean(sooner):.1f}x' if sooner else '-':>7} {fmean(c['bytes_up'] for c in of) / 1e6:7.2f} "
-            f"{_ratio(of, list(reference.values()), 'memory_bytes'):>7} {fmean(c['steps'] for c in of):6.0f}"
+            f"{_ratio(of, list(reference.values()), 'memory_bytes'):>7} {fmean(c['steps'] for c in of):6.0f} "
+            f"{_spread([change for c in of if (change := forgotten(c)) is not None], signed=True):>15} "
+            f"{_loads(of):>11}"
         )
     before = [c for cells in methods.values() for c in cells.values() if not math.isnan(c["merged_before"])]
     if before:
         lines.append(f"before: merged {fmean(c['merged_before'] for c in before):.3f}")
     return "\n".join(lines)
+
+
+def forgotten(cell: Mapping[str, Any]) -> float | None:
+    """Return by how much a device's model got worse on the others' text; None where it was not measured."""
+    if math.isnan(cell.get("others_after", math.nan)):
+        return None
+    return float(cell["others_after"] - cell["others_before"])
+
+
+def _loads(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Return how unevenly the merged model's experts are used, before and after."""
+    known = [c for c in cells if not math.isnan(c.get("load_cv_after", math.nan))]
+    if not known:
+        return "-"
+    before, after = (fmean(c[f"load_cv_{when}"] for c in known) for when in ("before", "after"))
+    return f"{before:.2f} > {after:.2f}"
 
 
 def headline(methods: Mapping[str, Cells]) -> dict[str, float | int | None]:
@@ -85,6 +103,7 @@ def headline(methods: Mapping[str, Cells]) -> dict[str, float | int | None]:
         "memory_ratio": _rounded([ours[s]["memory_bytes"] / fedavg[s]["memory_bytes"] for s in both], 3),
         "upload_ratio": _rounded([ours[s]["update_bytes"] / fedavg[s]["update_bytes"] for s in both], 3),
         "capture": _rounded([c["capture"] for c in ours.values()], 3),
+        "forgetting": _rounded([f for c in ours.values() if (f := forgotten(c)) is not None], 4),
         "staleness": _rounded([c["staleness"] for c in ours.values()], 2),
         "seeds": len(both),
     }

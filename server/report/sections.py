@@ -17,7 +17,7 @@ from server.report.screen import experts_text, percent
 MOST_ROWS = 40
 FILES = (
     "config.toml", "resume.toml", "events.jsonl", "summary.json", "timings.jsonl", "scene.json",
-    "findings.json", "adapter/README.md", "merged",
+    "findings.json", "adapter/README.md", "adapter-own/README.md", "merged",
 )  # fmt: skip
 NONE = first_screen.NONE
 
