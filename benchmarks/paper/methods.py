@@ -120,6 +120,13 @@ ABLATIONS = (
     Method(name="absent: mask", settings={"model.absent": "mask"}, absent=KEPT_BY_OWNERS),
     Method(name="12 steps a visit", settings={"train.max-steps": 12}, absent=KEPT_BY_OWNERS),
     Method(name="96 steps a visit", settings={"train.max-steps": 96}, absent=KEPT_BY_OWNERS),
+    Method(name="merged: whole change", settings={"merge.take": "whole"}, absent=KEPT_BY_OWNERS),
+    Method(
+        name="random deal, whole change",
+        settings={"assign.method": "random", "merge.take": "whole"},
+        absent=KEPT_BY_OWNERS,
+    ),
+    Method(name="merged: share", settings={"merge.take": "share"}, absent=KEPT_BY_OWNERS),
     Method(name="silent devices count", settings={"merge.count": "cluster"}, absent=KEPT_BY_OWNERS),
 )
 
