@@ -20,6 +20,7 @@ from server.record.state import load_state
 from tests.fake_grid import FakeGrid
 from tests.moe.families.test_remote_code import FAMILY, make_strange
 from tests.runs.conftest import Settings
+from tests.runs.served import served_by
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_a_quantised_base_is_tuned_and_taken_home_and_holding_its_bits_changes_n
     stock = AutoModelForCausalLM.from_pretrained(folder / "merged", dtype="auto")
     assert stock.dtype == torch.bfloat16
     tokens = torch.arange(12)[None] + 5
-    expected = MergedModel(base, tuning_from(read_config(settings), ())).set(values).model
+    expected = MergedModel(base, tuning_from(read_config(settings), ())).set(served_by(folder, base)).model
     with torch.no_grad():
         assert torch.equal(stock(input_ids=tokens).logits, expected(input_ids=tokens).logits)
 

@@ -20,6 +20,7 @@ from server.app import run
 from server.record.state import load_state
 from tests.fake_grid import FakeGrid
 from tests.runs.conftest import Settings
+from tests.runs.served import served_by
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl_moe", "glm4v_moe"])
@@ -38,7 +39,7 @@ def test_a_model_with_a_vision_tower_is_tuned_on_text_and_taken_home(
     tokens = torch.arange(12)[None] + 5
     with torch.no_grad():
         tuning = tuning_from(read_config(settings), ())
-        expected = MergedModel(base, tuning).set(values).model(input_ids=tokens)
+        expected = MergedModel(base, tuning).set(served_by(folder, base)).model(input_ids=tokens)
         stock = AutoModelForImageTextToText.from_pretrained(base)
         adapted = PeftModel.from_pretrained(stock, str(folder / "adapter"))(input_ids=tokens)
         merged = load_full(merge_adapter(base, folder / "adapter", tmp_path / "merged"))(input_ids=tokens)

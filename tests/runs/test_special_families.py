@@ -24,6 +24,7 @@ from server.app import run
 from server.record.state import load_state
 from tests.fake_grid import FakeGrid
 from tests.runs.conftest import Settings
+from tests.runs.served import served_by
 
 TOKENS = torch.arange(24).view(2, 12) + 5
 
@@ -58,7 +59,7 @@ def test_a_run_lowers_the_loss_and_what_it_takes_home_is_the_merged_model(
     assert any(c["own_loss_after"] < c["own_loss_before"] - 0.01 for c in clusters), clusters
     values: ExpertArrays = load_state(folder)[0].values
     assert any(np.any(value) for value in values.values())
-    expected = logits(MergedModel(base, tuning_from(config, ())).set(values).model)
+    expected = logits(MergedModel(base, tuning_from(config, ())).set(served_by(folder, base)).model)
     assert not torch.allclose(expected, logits(load_full(base)), atol=1e-3)
     assert torch.equal(logits(load_full(folder / "merged")), expected)
     if read_layout(base).family == "dbrx":

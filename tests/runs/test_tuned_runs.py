@@ -18,6 +18,7 @@ from server.job import prepare
 from server.record.state import load_state, save_state
 from tests.fake_grid import FakeGrid
 from tests.runs.conftest import Settings
+from tests.runs.served import served_by
 
 Clients = Callable[..., FakeGrid]
 
@@ -48,11 +49,9 @@ def test_a_run_with_these_options_learns_and_takes_home_what_the_server_has(
     values = load_state(folder)[0].values
     assert sum(value.size for value in values.values()) == summary["full_adapter"]["trainable_parameters"]
     base = str(settings["model.name"])
-    tokens = torch.arange(12)[None] + 5
+    tokens, tuning = torch.arange(12)[None] + 5, tuning_from(read_config(settings), (0, 1))
     with torch.no_grad():
-        expected = (
-            MergedModel(base, tuning_from(read_config(settings), (0, 1))).set(values).model(input_ids=tokens)
-        )
+        expected = MergedModel(base, tuning).set(served_by(folder, base)).model(input_ids=tokens)
         adapted = PeftModel.from_pretrained(
             AutoModelForCausalLM.from_pretrained(base), str(folder / "adapter")
         )

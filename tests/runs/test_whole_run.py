@@ -24,9 +24,9 @@ from server.app import run
 from server.job import prepare
 from server.record.state import load_state
 from sim.plan_files.files import write_plan
-from strategy.serving import serving_values
 from tests.fake_grid import FakeGrid
 from tests.runs.conftest import Settings
+from tests.runs.served import served_by
 
 Clients = Callable[..., FakeGrid]
 
@@ -183,16 +183,13 @@ def test_the_exported_adapter_on_the_base_gives_the_servers_logits(
     """Law 10, on what a run really learned."""
     config = read_config({**tiny_run, "run.export-merged": True})
     folder = run(clients(tiny_run), config)
-    state, tuning, layout = load_state(folder)[0], tuning_from(config, ()), read_layout(checkpoint)
-    initial = initial_arrays(checkpoint, tuning, layout.experts)
-    served = serving_values(
-        state.values, initial, state.assignment, state.hosts.values(), layout.layers, config.merge.take
-    )
+    values, tuning = load_state(folder)[0].values, tuning_from(config, ())
+    initial = initial_arrays(checkpoint, tuning, read_layout(checkpoint).experts)
     tokens = torch.randint(0, 250, (3, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         plain, own, server = (
-            MergedModel(checkpoint, tuning).set(values).model(tokens).logits
-            for values in (initial, state.values, served)
+            MergedModel(checkpoint, tuning).set(arrays).model(tokens).logits
+            for arrays in (initial, values, served_by(folder, checkpoint))
         )
         merged = AutoModelForCausalLM.from_pretrained(folder / "merged").eval()(tokens).logits
     assert (server - plain).abs().max() > 1e-3, "the run must have changed the model"
