@@ -76,12 +76,8 @@ def _each_alone(world: World, settings: Settings, how: str) -> Measures:
     if how == "own-alone":
         held = dict(world.assignment().experts)
     steps, count = world.config.train.max_steps, visits(settings)
-    before, after, others_before, others = (
-        list[float](),
-        list[tuple[str, float]](),
-        list[float](),
-        list[float](),
-    )
+    before, others_before, others = list[float](), list[float](), list[float]()
+    after: list[tuple[str, float]] = []
     for name, devices in world.clusters.items():
         start = {key: value for key, value in world.initial.items() if key.expert in set(held[name])}
         before.append(_own_loss(world, name, held[name], start))

@@ -116,7 +116,7 @@ def of_run(folder: Path) -> Measures:
         capture=float(np.mean([c.capture for c in assigned])) if splits else 1.0,
         random_capture=float(np.mean([c.random_capture for c in assigned])) if splits else 1.0,
         staleness=float(np.mean(stale)) if stale else 0.0,
-        **asdict(models_of(folder, config, layout.layers)),
+        **asdict(models_of(folder, config, layout.layers, holds_all=holds_all)),
     )
 
 

@@ -50,8 +50,11 @@ class Models:
     load_cv_after: float
 
 
-def models_of(folder: Path, config: RunConfig, layers: Sequence[int]) -> Models:
-    """Return what the models of a finished run say; the run tuned adapters."""
+def models_of(folder: Path, config: RunConfig, layers: Sequence[int], *, holds_all: bool) -> Models:
+    """Return what the models of a finished run say; the run tuned adapters.
+
+    ``holds_all``: whether a device's model is the server's.
+    """
     path = str(resolve_model_name(config.model.name))
     population, tuning = population_from(config), tuning_from(config, layers)
     clusters = tuple(cluster.name for cluster in population.clusters)
@@ -59,7 +62,7 @@ def models_of(folder: Path, config: RunConfig, layers: Sequence[int]) -> Models:
     blocks = {name: evaluator.heldout(name) for name in clusters}
     base, merged = load_full(path), load_adapter(path, folder / "adapter").merge_and_unload()
     before, after = (_others_of_one(model, blocks) for model in (base, merged))
-    if config.strategy == "ems-fl" and config.assign.method != "all":
+    if not holds_all:
         initial = initial_arrays(path, tuning, read_layout(path).experts)
         before, after = _others_of_each(folder, evaluator, initial, blocks)
     return Models(

@@ -233,7 +233,7 @@ class MergeSettings(Section):
         le=10,
         description="Step size on the server, for every strategy; of fedasync the mixing weight, at most 1.",
     )
-    # Chosen on a seed of its own; on three bases: docs/LOG.md, docs/results.md.
+    # Measured on three bases: docs/LOG.md, docs/results.md.
     take: Literal["whole", "root-share", "share"] = Field(
         default="root-share",
         description="How much of an expert's change the merged model takes: all, or by its clusters' share p "
