@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "moe.families": ("moe",),
     "moe.formats": (),
     "moe.disk": ("moe", "moe.families", "moe.formats"),
+    "moe.delivery": ("moe", "moe.disk"),
     "moe.submodel": ("moe", "moe.families", "moe.disk"),
     "moe.tuning": ("moe", "moe.families", "moe.disk", "moe.submodel"),
     "moe.export": ("moe", "moe.families", "moe.formats", "moe.disk", "moe.submodel", "moe.tuning"),

@@ -4,16 +4,17 @@ Names, shapes and types are those that the copy would have, so that nothing abov
 What is read is expanded there and then, tensor by tensor, and a tensor in chunks.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from moe.disk.headers import QUANTISED
-from moe.disk.shards import AS_IT_IS, TORCH_DTYPES, Checkpoint, Part, locate
+from moe.disk.shards import AS_IT_IS, TORCH_DTYPES, Checkpoint, Part, Source, TensorSpec, locate
 from moe.formats.find import ADVICE, find_packed, without_quantization
 from moe.formats.packed import PackedTensors, Raw
+from moe.held import Extent
 
 _NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
@@ -29,9 +30,13 @@ class DequantisedCheckpoint(Checkpoint):
         Which of its tensors are what.
     dtype : torch.dtype
         Type of the numbers.
+    described : collection of str
+        Tensors on disk that were read to know the shapes of others: without them nothing can be opened.
     """
 
-    def __init__(self, stored: Checkpoint, packed: PackedTensors, dtype: torch.dtype) -> None:
+    def __init__(
+        self, stored: Checkpoint, packed: PackedTensors, dtype: torch.dtype, described: Collection[str] = ()
+    ) -> None:
         used = {name for entry in packed.tensors.values() for name in entry.sources.values()}
         tensors = {
             name: spec
@@ -43,18 +48,44 @@ class DequantisedCheckpoint(Checkpoint):
             num_bytes = torch.Size(entry.shape).numel() * dtype.itemsize
             tensors[name] = replace(first, dtype=_NAMES[dtype], shape=entry.shape, start=0, stop=num_bytes)
         config = without_quantization(stored.config)
-        super().__init__(stored.folder, config, tensors, stored.weights)
+        super().__init__(stored.folder, config, tensors, stored.weights, stored.held)
         self.stored = stored
         self.format = packed.title
         self.packed = packed.tensors
         self._dtype = dtype
+        self.described = frozenset(described)
 
-    def map(self, name: str) -> Tensor:
+    def map(self, name: str, part: Part | None = None) -> Tensor:
         """Return a tensor by its name in the copy; one that is packed owns its memory."""
         if name not in self.packed:
-            self.bytes_read += self.stored.tensors[name].num_bytes
-            return self.stored.map(name)
-        return self.read_joined([name]).reshape(self.packed[name].shape)
+            self.bytes_read += locate(self.stored.tensors[name], part)[1]
+            return self.stored.map(name, part)
+        return self.read_joined([name], part).reshape(self._shape(name, part))
+
+    def extent(self, name: str, part: Part | None = None) -> Extent:
+        """Return where the bytes of a tensor on disk, or of a part of it, lie."""
+        return self.stored.extent(name, part)
+
+    @property
+    def in_files(self) -> Mapping[str, TensorSpec]:
+        """Every tensor as it lies in the files, by its name there."""
+        return self.stored.tensors
+
+    def made_of(self, name: str) -> list[str]:
+        """Return the tensors in the files that a tensor is made of."""
+        entry = self.packed.get(name)
+        return [name] if entry is None else list(entry.sources.values())
+
+    def sources(self, name: str, part: Part | None = None) -> list[Source]:
+        """Return the tensors on disk, or parts of them, that only this tensor or part of it is made of."""
+        entry = self.packed.get(name)
+        if entry is None:
+            return [(name, part)]
+        return [
+            (source, part)
+            for role, source in entry.sources.items()
+            if source not in self.described and (part is None or role not in entry.whole)
+        ]
 
     def read_joined(self, names: Sequence[str], part: Part | None = None) -> Tensor:
         """Return tensors one after another along the first axis, as `Checkpoint.read_joined`."""
@@ -68,13 +99,9 @@ class DequantisedCheckpoint(Checkpoint):
         self.bytes_read += self.raw_bytes(name, part)
         entry = self.packed.get(name)
         sources = {AS_IT_IS: name} if entry is None else entry.sources
-        raw = {role: self.stored.map(source) for role, source in sources.items()}
-        if part is None:
-            return raw
         whole: frozenset[str] = frozenset() if entry is None else entry.whole
         return {
-            role: tensor if role in whole else tensor.unflatten(0, (part.count, -1))[part.index]
-            for role, tensor in raw.items()
+            role: self.stored.map(source, None if role in whole else part) for role, source in sources.items()
         }
 
     def read_raw(self, name: str, part: Part | None = None) -> dict[str, Tensor]:
@@ -142,12 +169,16 @@ def dequantised(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
         As `moe.formats.find.find_packed`.
     """
     where = f"checkpoint {checkpoint.folder}"
-    packed = find_packed(
-        where, checkpoint.config, checkpoint.tensors, lambda name: checkpoint.read_joined([name])
-    )
+    described: list[str] = []
+
+    def read(name: str) -> Tensor:
+        described.append(name)
+        return checkpoint.read_joined([name])
+
+    packed = find_packed(where, checkpoint.config, checkpoint.tensors, read)
     if packed is None:
         return checkpoint
-    found = DequantisedCheckpoint(checkpoint, packed, dtype)
+    found = DequantisedCheckpoint(checkpoint, packed, dtype, described)
     strange = [name for name, spec in found.tensors.items() if spec.dtype in QUANTISED]
     if strange:
         raise ValueError(

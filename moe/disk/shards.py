@@ -21,6 +21,7 @@ from moe.disk.weight_files import NO_GGUF, WeightFiles, find_weights
 from moe.families.aliases import as_known
 from moe.formats.find import quantization
 from moe.formats.packed import Packed
+from moe.held import Extent, Held
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -112,6 +113,8 @@ class Checkpoint:
         By the name they have on disk.
     weights : WeightFiles
         The files they lie in.
+    held : Held or None
+        Which of their bytes are here; None: all.
     """
 
     def __init__(
@@ -120,27 +123,65 @@ class Checkpoint:
         config: Mapping[str, Any],
         tensors: Mapping[str, TensorSpec],
         weights: WeightFiles,
+        held: Held | None = None,
     ) -> None:
         self.folder = folder
+        self.held = held
         self.config = config
         self.tensors = tensors
         self.weights = weights
         self.bytes_read = 0
         self.packed: Mapping[str, Packed] = {}
+        self.described: frozenset[str] = frozenset()
         self.format = ""
 
-    def map(self, name: str) -> torch.Tensor:
+    def map(self, name: str, part: Part | None = None) -> torch.Tensor:
         """Return a tensor by its disk name whose pages are read when touched, and shared between processes.
 
         Writing to it never reaches the file (copy on write).
+
+        Raises
+        ------
+        ValueError
+            If it was not delivered to this machine.
         """
         spec = self.tensors[name]
-        self.bytes_read += spec.num_bytes
-        if spec.num_bytes == 0:
-            return torch.empty(spec.shape, dtype=TORCH_DTYPES[spec.dtype])
+        start, size = self._find(name, part)
+        shape = spec.shape if part is None else (spec.shape[0] // part.count, *spec.shape[1:])
+        if size == 0:
+            return torch.empty(shape, dtype=TORCH_DTYPES[spec.dtype])
         # Each tensor alone, never the file: Linux refuses a private mapping much larger than the memory.
-        raw = np.memmap(spec.file, dtype=np.uint8, mode="c", offset=spec.start, shape=(spec.num_bytes,))
-        return _tensor(raw, spec.dtype, spec.shape)
+        raw = np.memmap(spec.file, dtype=np.uint8, mode="c", offset=start, shape=(size,))
+        return _tensor(raw, spec.dtype, shape)
+
+    def _find(self, name: str, part: Part | None) -> tuple[int, int]:
+        """Return where what is about to be read begins in its file, and its bytes."""
+        start, size = locate(self.tensors[name], part)
+        if self.held is not None and not self.held.has([self.extent(name, part)]):
+            raise ValueError(
+                f"checkpoint {self.folder} holds some of the experts only, and {name!r} is of one that was "
+                "not delivered to it"
+            )
+        self.bytes_read += size
+        return start, size
+
+    def extent(self, name: str, part: Part | None = None) -> Extent:
+        """Return where the bytes of a tensor on disk, or of a part of it, lie."""
+        start, size = locate(self.tensors[name], part)
+        return Extent(self.tensors[name].file.relative_to(self.folder).as_posix(), start, start + size)
+
+    @property
+    def in_files(self) -> Mapping[str, TensorSpec]:
+        """Every tensor as it lies in the files, by its name there."""
+        return self.tensors
+
+    def made_of(self, name: str) -> list[str]:
+        """Return the tensors in the files that a tensor is made of."""
+        return [name]
+
+    def sources(self, name: str, part: Part | None = None) -> list[Source]:
+        """Return the tensors on disk, or parts of them, that only this tensor or part of it is made of."""
+        return [(name, part)]
 
     def read_joined(self, names: Sequence[str], part: Part | None = None) -> torch.Tensor:
         """Return tensors one after another along the first axis, in memory of their own.
@@ -153,7 +194,7 @@ class Checkpoint:
             Only this part of each.
         """
         specs = [self.tensors[name] for name in names]
-        pieces = [locate(spec, part) for spec in specs]
+        pieces = [self._find(name, part) for name in names]
         # Not mapped: mapped pages would stay beside any copy made of them. In torch's own memory, for
         # its alignment: matrix products round by it.
         raw: NDArray[np.uint8] = torch.empty(sum(size for _, size in pieces), dtype=torch.uint8).numpy()
@@ -163,7 +204,6 @@ class Checkpoint:
                 stream.seek(start)
                 stream.readinto(raw[filled : filled + size].data)
             filled += size
-        self.bytes_read += filled
         return _tensor(raw, specs[0].dtype, (-1, *specs[0].shape[1:]))
 
     def raw_bytes(self, name: str, part: Part | None = None) -> int:
@@ -259,7 +299,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             f"config.json has no quantization_config, which says how; put it back, or save a dequantised "
             "copy and use that"
         )
-    return Checkpoint(folder, config, tensors, weights)
+    return Checkpoint(folder, config, tensors, weights, Held.read(folder))
 
 
 def _what_it_is(folder: Path) -> str:

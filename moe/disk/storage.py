@@ -116,8 +116,12 @@ class Storage:
     @property
     def unused_names(self) -> list[str]:
         """Disk names of what the model does not use: towers of a model loaded as text, or what is over."""
-        used = {name for entry in self._targets.values() for name in entry.names}
-        return [name for name in self.checkpoint.tensors if name not in used]
+        return [name for name in self.checkpoint.tensors if name not in self.used_names]
+
+    @cached_property
+    def used_names(self) -> frozenset[str]:
+        """Disk names of what the model is made of."""
+        return frozenset(name for entry in self._targets.values() for name in entry.names)
 
     @property
     def blocks_have_identity(self) -> bool:
