@@ -9,6 +9,7 @@ import json
 import os
 from bisect import bisect_right
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +50,7 @@ class Held:
     def read(cls, folder: Path) -> "Held | None":
         """Return what a folder's ledger says; None where there is none: then it holds all of its files.
 
-        A last line that a dying process left half written says nothing.
+        A line that a dying process left half written says nothing: its bytes come again.
 
         Raises
         ------
@@ -60,21 +61,21 @@ class Held:
             text = (folder / LEDGER).read_text("utf-8")
         except FileNotFoundError:
             return None
-        *lines, unfinished = text.split("\n")
+        lines = text.split("\n")
         try:
             first = json.loads(lines[0])
             if first["format"] != _FORMAT:
                 raise ValueError(f"it has format {first['format']}, and this version reads {_FORMAT}")
             held = cls(folder, str(first["base"]))
-            for line in filter(None, lines[1:]):
-                for file, start, stop in json.loads(line):
-                    held._note(Extent(str(file), int(start), int(stop)))
+            for line in lines[1:]:
+                with suppress(json.JSONDecodeError):
+                    for file, start, stop in json.loads(line):
+                        held._note(Extent(str(file), int(start), int(stop)))
         except (ValueError, KeyError, TypeError, IndexError) as fault:
             raise ValueError(
                 f"{folder / LEDGER}, which says what was delivered, is damaged ({fault}); remove the folder, "
                 "and what belongs there comes again"
             ) from None
-        del unfinished
         return held
 
     def begin(self) -> None:
