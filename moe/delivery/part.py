@@ -72,6 +72,13 @@ def weight_sizes(storage: Storage) -> dict[str, int]:
     return {name: (folder / name).stat().st_size for name in storage.checkpoint.weights.shards}
 
 
+def companion_sizes(storage: Storage) -> dict[str, int]:
+    """Return the files beside the weights by name, with their bytes; the empty ones are not needed."""
+    folder = storage.checkpoint.folder
+    sizes = {name: (folder / name).stat().st_size for name in companion_files(storage)}
+    return {name: size for name, size in sizes.items() if size}
+
+
 def read_extents(folder: Path, extents: Iterable[Extent]) -> bytes:
     """Return the bytes of a piece.
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.tiny_models import FAMILIES, save_tiny
 from moe.delivery.extents import cut, expert_extents, joined, shared_extents
-from moe.delivery.part import held_experts, make_part, put_piece, read_extents, weight_sizes
+from moe.delivery.part import companion_sizes, held_experts, make_part, put_piece, read_extents, weight_sizes
 from moe.disk.layout import open_storage
 from moe.disk.storage import Storage
 from moe.experts import ExpertId
@@ -135,12 +134,13 @@ def test_a_part_of_a_part_is_refused(whole: Storage, tmp_path: Path) -> None:
 
 def test_everything_can_come_in_pieces(whole: Storage, tmp_path: Path) -> None:
     """The shared part as pieces into an empty folder gives what `make_part` copies."""
-    sizes = weight_sizes(whole)
+    companions = companion_sizes(whole)
+    sizes = weight_sizes(whole) | companions
     source = whole.checkpoint.folder
-    for extents in cut(shared_extents(whole), PIECE_BYTES):
+    shared = [*(Extent(name, 0, size) for name, size in companions.items()), *shared_extents(whole)]
+    for extents in cut(shared, PIECE_BYTES):
         data = read_extents(source, extents)
         put_piece(tmp_path / "part", "base", extents, sizes, data, hashlib.sha256(data).hexdigest())
-    shutil.copy(source / "config.json", tmp_path / "part")
     deliver(whole, tmp_path / "part", ExpertId(0, 1), "base")
     found = open_storage(tmp_path / "part").read_expert(0, 1)
     for name, value in whole.read_expert(0, 1).items():
