@@ -9,17 +9,21 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from client.client_state import ClientState, client_state
+from client.client_state import ClientState, client_state, part_folder
 from client.instructions import Instructions, read_instructions
 from client.train import TrainResult, train
+from moe.delivery.part import put_piece
 from moe.experts import ExpertArrays, ExpertId, ParameterKey
+from moe.held import Extent
 from moe.objective import mean_loss
 from moe.tuning.adapters import get_arrays, set_arrays
 from sim.grid.groups import each_of_group
+from strategy.delivery.messages import delivered_reply, read_delivery
 from strategy.messages import (
     ExpertUpdate,
     Profile,
     TrainTask,
+    lacks_reply,
     loss_reply,
     profile_reply,
     read_task,
@@ -43,8 +47,20 @@ def profile(message: Message, context: Context) -> Message:
         num_examples=sum(len(state.blocks(device)) for device in instructions.devices),
         memory_bytes=min(state.memory_bytes(device) for device in instructions.devices),
         fingerprint=state.fingerprint,
+        held=state.held_experts(),
     )
     return instructions.sign(profile_reply(answer, message))
+
+
+@app.query("deliver")
+def keep(message: Message, context: Context) -> Message:
+    """Keep the pieces of the model that came, and say so once they are safe on the disk."""
+    delivered = read_delivery(message)
+    for piece, data in delivered.pieces:
+        if data is not None:
+            extents = [Extent(*extent) for extent in piece.extents]
+            put_piece(part_folder(context), delivered.base, extents, delivered.sizes, data, piece.sha256)
+    return delivered_reply([piece.name for piece, _ in delivered.pieces], message)
 
 
 @app.train()
@@ -53,6 +69,8 @@ def tune(message: Message, context: Context) -> Message:
     state = client_state(context)
     instructions = read_instructions(message, context, state.config, state.population)
     task = read_task(message)
+    if lacking := state.lacking(_kept(task, state)):
+        return instructions.sign(lacks_reply(lacking, message))
     outcomes = [_tune_on(device, task, instructions, state) for device in instructions.devices]
     examples = sum(result.num_examples for result, _ in outcomes)
     update = ExpertUpdate(

@@ -4,8 +4,9 @@ Everything is derived from the run configuration alone, so that any process, on 
 whatever Ray worker, does the same work for the same device; but a node of a deployment may bring data.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property, lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,14 +15,16 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from client.hosting import OwnData, own_data, own_text
+from client.hosting import PART, OwnData, own_data, own_text
 from client.lower_layers import KeptOutputs, LowerLayers
 from client.train import TrainSpec
-from moe.disk.layout import read_layout, trust_code_of
+from moe.delivery.part import held_experts
+from moe.disk.layout import open_storage, read_layout, trust_code_of
 from moe.disk.tokens import load_tokenizer
 from moe.examples_apart import keeps_examples_apart
 from moe.experts import ExpertId, Tuning
 from moe.export.checkpoint import fingerprint
+from moe.held import Held
 from moe.submodel.routing import routing_mass
 from scenario.data.federated_text import FederatedText
 from scenario.derive import block_form, population_from, text_from, tuning_from
@@ -45,11 +48,13 @@ class ClientState:
         Of the run.
     own : OwnData or None
         What this node brings itself; None: its devices hold shares of the run's data.
+    part : str
+        Folder of the node's own part of the checkpoint; empty: it has the run's, whole.
     """
 
-    def __init__(self, config: RunConfig, own: OwnData | None = None) -> None:
+    def __init__(self, config: RunConfig, own: OwnData | None = None, part: str = "") -> None:
         self.config, self.own = config, own
-        self.path = str(resolve_model_name(config.model.name))
+        self.path = part or str(resolve_model_name(config.model.name))
         if config.model.trust_remote_code:
             trust_code_of(self.path)
         self.blocks = lru_cache(DEVICES_KEPT)(self._pack)
@@ -75,8 +80,21 @@ class ClientState:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the base checkpoint this machine holds."""
-        return fingerprint(self.path)
+        """Of the base checkpoint this machine holds, or holds parts of."""
+        held = Held.read(Path(self.path))
+        return held.base if held else fingerprint(self.path)
+
+    def held_experts(self) -> tuple[ExpertId, ...]:
+        """Return the experts that are on this machine, ascending; none where it has the whole checkpoint."""
+        return () if self._is_whole else tuple(sorted(held_experts(open_storage(self.path))))
+
+    def lacking(self, experts: Collection[ExpertId]) -> frozenset[ExpertId]:
+        """Return those of the experts that were not delivered to this machine."""
+        return frozenset() if self._is_whole else frozenset(experts) - held_experts(open_storage(self.path))
+
+    @cached_property
+    def _is_whole(self) -> bool:
+        return Held.read(Path(self.path)) is None
 
     def memory_bytes(self, device_id: int) -> int:
         """Return what the device can hold."""
@@ -159,10 +177,29 @@ def client_state(context: Context) -> ClientState:
     # One thread: results must not depend on how many workers share the cores.
     torch.set_num_threads(1)
     own = own_data(context.node_config)
-    return _client_state(tuple(sorted(context.run_config.items())), own)
+    part = str(context.node_config.get(PART, ""))
+    return _client_state(tuple(sorted(context.run_config.items())), own, part)
 
 
 @lru_cache(1)
-def _client_state(run_config: tuple[tuple[str, Scalar], ...], own: OwnData | None) -> ClientState:
+def _client_state(run_config: tuple[tuple[str, Scalar], ...], own: OwnData | None, part: str) -> ClientState:
     settings: Mapping[str, Scalar] = dict(run_config)
-    return ClientState(read_config(settings), own)
+    return ClientState(read_config(settings), own, part)
+
+
+def part_folder(context: Context) -> Path:
+    """Return where a node keeps what it is sent of the model.
+
+    Raises
+    ------
+    ValueError
+        If its configuration does not say, or says a folder by half of its name.
+    """
+    named = context.node_config.get(PART)
+    if not named or not Path(str(named)).is_absolute():
+        raise ValueError(
+            f"this node is sent pieces of the model, and {PART} of its --node-config, which says where to "
+            f"keep them, must be an absolute folder, got {named!r}; start its SuperNode with --node-config "
+            f"'{PART}=\"/data/model\"'"
+        )
+    return Path(str(named))

@@ -8,6 +8,8 @@ from scenario.settings.config import RunConfig, Scalar
 from sim.population import Population
 
 HOSTS = ("cluster", "devices")
+PART = "model"
+"""Key that says where a node keeps its own part of the checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +56,10 @@ def own_data(node_config: Mapping[str, Scalar]) -> OwnData | None:
                 f"--node-config names {', '.join(alone)} without data, whose they would be; name it too"
             )
         return None
-    if unknown := sorted(node_config.keys() - known - set(HOSTS)):
+    if unknown := sorted(node_config.keys() - known - {*HOSTS, PART}):
         raise ValueError(
             f"--node-config names {', '.join(unknown)}; a node that brings data knows "
-            f"{', '.join(sorted(known | set(HOSTS)))}"
+            f"{', '.join(sorted(known | {*HOSTS, PART}))}"
         )
     memory_mb = node_config.get("memory-mb", 0.0)
     if isinstance(memory_mb, bool | str) or not 0.0 <= memory_mb < float("inf"):

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from moe.experts import ExpertArrays
 from moe.factors import label
 from moe.tuning.memory_budget import tuned_expert_bytes
+from server.delivery.plan import delivery_of
 from server.job import Job, adapter_bytes_per_expert
 from server.observer import Observer
 from server.patient_grid import PatientGrid
@@ -22,6 +23,7 @@ from server.record.state import load_state, save_state
 from sim.grid.grid import SatelliteGrid
 from strategy.assignment import Assignment
 from strategy.baselines.asynchronous import FedAsync, FedBuff
+from strategy.delivery.messages import freight_bytes
 from strategy.ems_fl import EmsFl
 from strategy.messages import decode_arrays, encode_arrays
 from strategy.serving import serving_values
@@ -120,6 +122,7 @@ def run_ems_fl(job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Sav
         expects=expects,
         on_event=observer.event,
         on_settled=save,
+        delivery=delivery_of(job.config, job.path, job.fingerprint, travels=job.plan is None),
         state=saved.strategy if saved else None,
     )
 
@@ -268,6 +271,7 @@ def satellite_grid(
         on_event=observer.event,
         on_wait=log.waiting,
         is_grouped=job.config.run.grouped,
+        freight=freight_bytes,
     )
 
 

@@ -6,6 +6,7 @@ from statistics import fmean
 
 from moe.experts import ExpertArrays, ExpertId
 from scenario.settings.config import RunConfig
+from server.delivery.plan import whole_bytes
 from server.ems_fl_run import Outcome
 from server.evaluate import Evaluator
 from server.job import FLOAT32_BYTES, Job
@@ -34,6 +35,7 @@ def summarise(
             contacts=len(ledger.accounts[name].rises_s),
             bytes_down=ledger.accounts[name].bytes_down,
             bytes_up=ledger.accounts[name].bytes_up,
+            model_bytes_down=ledger.accounts[name].model_bytes_down,
             local_steps=_arrived_steps(job, ledger, name) if is_stock else ledger.accounts[name].local_steps,
             merges=None if is_stock else ledger.accounts[name].merges,
             failures=None if is_stock else ledger.accounts[name].failures,
@@ -58,6 +60,7 @@ def summarise(
         stop_reason=outcome.stop_reason,
         run_folder=folder,
         is_simulated=job.plan is not None,
+        whole_model_bytes=len(ledger.brought) * whole_bytes(job.path) if ledger.brought else 0,
         warnings=(*filter(None, [warning]), *turned_away),
         comparison=comparison(
             job.config,

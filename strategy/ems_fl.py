@@ -4,6 +4,7 @@
         profile    ask every node that comes into view which experts its data uses
         assign     once every cluster was heard: experts to clusters, no expert twice; until then each
                    trains what its own data uses most and nobody else does
+        deliver    to every node in contact and idle what it lacks of its experts, where they are delivered
         dispatch   to every node in contact and idle, the newest version of its cluster's experts
         receive    what comes up waits for the end of its cluster's pass
         merge      new = old + server_learning_rate * sum(n * f(staleness) * delta) / sum(n), per expert
@@ -21,8 +22,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from typing_extensions import override
 
-from moe.experts import ExpertArrays
+from moe.experts import ExpertArrays, ExpertId
 from strategy.assignment import Assignment, assign_experts
+from strategy.delivery.messages import piece_names
+from strategy.delivery.pieces import Delivery
 from strategy.events import assigned_event
 from strategy.flights import InFlight
 from strategy.merging import merge_pass
@@ -58,6 +61,8 @@ class EmsFl(Strategy):
         without it, an answer is expected from whoever is in contact.
     on_event : callable, optional
         Receives every event as a dict, in order.
+    delivery : Delivery, optional
+        How the model comes to the nodes; without it, they all have it.
     on_settled : callable, optional
         Receives the state at the start, after the assignment, after merges and at the end: the moments
         to save it.
@@ -76,6 +81,7 @@ class EmsFl(Strategy):
         expects: Callable[[str], bool] | None = None,
         on_event: Callable[[Event], None] = _ignore,
         on_settled: Callable[[EmsFlState], None] = _ignore,
+        delivery: Delivery | None = None,
         state: EmsFlState | None = None,
     ) -> None:
         self.settings = settings
@@ -84,6 +90,7 @@ class EmsFl(Strategy):
         self._expects = expects
         self._on_event = on_event
         self._on_settled = on_settled
+        self._delivery = delivery or Delivery()
         self._in_view: set[int] = set()
         self._newest: dict[str, ExpertArrays] = {}  # by cluster
         self._newest_of: ExpertArrays | None = None
@@ -114,6 +121,7 @@ class EmsFl(Strategy):
             self._in_view = set(grid.get_node_ids())
             self._push(grid, self._profile_questions())
             is_assigned_now = self._assign_when_heard()
+            self._push(grid, self._delivery.messages(self._idle(), self._needs, state.held))
             self._push(grid, self.configure_train(state.merges, initial_arrays, ConfigRecord(), grid))
             # Over a simulated sky this alone moves the clock, to the next thing to act on.
             for reply in grid.pull_messages(state.in_flight.keys()):
@@ -142,12 +150,12 @@ class EmsFl(Strategy):
         """
         state = self.state
         messages = []
-        for node_id in sorted(self._in_view - state.in_flight.nodes - set(state.refused)):
-            profile = state.profiles.get(node_id)
+        for node_id in self._idle():
+            profile, held = state.profiles.get(node_id), state.held.get(node_id, ())
             if profile is None or self._awaits_merge(profile.cluster):
                 continue
-            self._choose_provisional(profile.cluster)
-            if values := self._values_for(profile.cluster):
+            is_ready = self._delivery.is_complete(self._needs(node_id), held)
+            if is_ready and (values := self._values_for(profile.cluster)):
                 frozen = set(state.experts_of(profile.cluster)) - {key.expert for key in values}
                 dispatch = state.dispatches.get(node_id, 0)
                 messages.append(
@@ -183,8 +191,24 @@ class EmsFl(Strategy):
 
     def _profile_questions(self) -> Sequence[Message]:
         state = self.state
-        strangers = self._in_view - state.profiles.keys() - set(state.refused) - state.in_flight.nodes
-        return [profile_instruction(node_id) for node_id in sorted(strangers)]
+        strangers = [node_id for node_id in self._idle() if node_id not in state.profiles]
+        return [
+            profile_instruction(node_id)
+            for node_id in strangers
+            if self._delivery.is_complete((), state.held.get(node_id, ()))
+        ]
+
+    def _idle(self) -> list[int]:
+        """Return the nodes that are in contact and owe no answer, ascending."""
+        return sorted(self._in_view - self.state.in_flight.nodes - set(self.state.refused))
+
+    def _needs(self, node_id: int) -> Sequence[ExpertId]:
+        """Return the experts a node is to train."""
+        profile = self.state.profiles.get(node_id)
+        if profile is None:
+            return ()
+        self._choose_provisional(profile.cluster)
+        return self.state.experts_of(profile.cluster)
 
     def _assign_when_heard(self) -> bool:
         """Assign once every expected cluster has been heard, or the wait for them is over; say if now."""
@@ -259,7 +283,8 @@ class EmsFl(Strategy):
             state.dispatches[node_id] = state.dispatches.get(node_id, 0) + 1
             cluster = state.profiles[node_id].cluster
             versions = {key.expert: state.version(key.expert) for key in self._values_for(cluster)}
-        state.in_flight.add(message_id, InFlight(node_id=node_id, cluster=cluster, versions=versions))
+        sent = InFlight(node_id=node_id, cluster=cluster, versions=versions, pieces=piece_names(message))
+        state.in_flight.add(message_id, sent)
 
     def _merge_due(self, *, at_end: bool = False) -> bool:
         """Merge what is due, or all that waits; say whether there was anything."""

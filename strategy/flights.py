@@ -20,11 +20,14 @@ class InFlight:
         Of a training message, whose experts it carries; empty for a profile question.
     versions : dict[ExpertId, int]
         Version of every expert it carries; empty for a profile question.
+    pieces : tuple of str
+        Names of the pieces of the model that it brings; empty for other messages.
     """
 
     node_id: int
     cluster: str
     versions: dict[ExpertId, int]
+    pieces: tuple[str, ...] = ()
 
 
 class Flights(Mapping[str, InFlight]):
@@ -75,7 +78,7 @@ class Flights(Mapping[str, InFlight]):
 
     def questions(self) -> list[str]:
         """Return the ids of the messages that ask for a profile."""
-        return [message_id for message_id, flight in self._sent.items() if not flight.cluster]
+        return [message_id for message_id, sent in self._sent.items() if not sent.cluster and not sent.pieces]
 
     @override
     def __getitem__(self, message_id: str) -> InFlight:

@@ -41,6 +41,8 @@ class Profile:
         Memory of its smallest device for a model.
     fingerprint : str
         Of the base checkpoint it holds; must be the server's.
+    held : tuple of ExpertId
+        Experts it has on its disk, where experts are delivered; said at first contact.
     """
 
     cluster: str
@@ -49,6 +51,7 @@ class Profile:
     num_examples: int
     memory_bytes: int
     fingerprint: str
+    held: tuple[ExpertId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +151,8 @@ def profile_reply(profile: Profile, instruction: Message) -> Message:
             ),
         }
     )
+    if profile.held:
+        content.config_records[CONFIG]["held"] = _names(profile.held)
     return Message(content, reply_to=instruction)
 
 
@@ -168,6 +173,7 @@ def read_profile(reply: Message) -> Profile:
             num_examples=int(cast(int, metrics["num-examples"])),
             memory_bytes=int(cast(int, metrics["memory-bytes"])),
             fingerprint=str(config["fingerprint"]),
+            held=tuple(sorted(_experts(cast(list[str], config.get("held", []))))),
         )
     except KeyError as missing:
         raise ValueError(f"a profile lacks {missing}") from None
@@ -189,7 +195,7 @@ def train_instruction(
     """Return the order to train the experts in ``values`` beside frozen ones of other layers."""
     config = ConfigRecord({"dispatch": dispatch, "reply-with": reply_with})
     # Said only where there are any: bytes that tell nothing would cross every window.
-    if named := [f"{expert.layer}.{expert.index}" for expert in sorted(frozen)]:
+    if named := _names(frozen):
         config["frozen"] = named
     content = RecordDict({ARRAYS: encode_arrays(values), CONFIG: config})
     return Message(content, node_id, MessageType.TRAIN)
@@ -213,6 +219,17 @@ def read_task(instruction: Message) -> TrainTask:
         # The key that Flower's FedProx uses.
         proximal_mu=float(cast(float, config.get("proximal-mu", 0.0))),
     )
+
+
+def lacks_reply(experts: Iterable[ExpertId], instruction: Message) -> Message:
+    """Return the answer to a training message of a node whose disk does not hold these experts."""
+    return Message(RecordDict({CONFIG: ConfigRecord({"lacks": _names(experts)})}), reply_to=instruction)
+
+
+def read_lacking(reply: Message) -> frozenset[ExpertId]:
+    """Return the experts that a node says it does not hold; none where it trained."""
+    config = reply.content.config_records.get(CONFIG, ConfigRecord())
+    return _experts(cast(list[str], config.get("lacks", [])))
 
 
 def update_reply(update: ExpertUpdate, instruction: Message) -> Message:
@@ -305,6 +322,10 @@ def _present(message: Message, name: str, records: Container[str]) -> str:
     if name not in records:
         raise ValueError(f"a {message.metadata.message_type} message lacks its record {name!r}")
     return name
+
+
+def _names(experts: Iterable[ExpertId]) -> list[str]:
+    return [f"{expert.layer}.{expert.index}" for expert in sorted(experts)]
 
 
 def _experts(names: Iterable[str]) -> frozenset[ExpertId]:

@@ -1,11 +1,15 @@
 """Taking in what comes down: a profile is noted, an update waits for its pass, a fault is logged."""
 
+from collections.abc import Collection
 from typing import Any
 
 from flwr.app import Error, Message
 
+from moe.experts import ExpertId
+from strategy.delivery.messages import read_delivered
+from strategy.delivery.pieces import expert_name, without_experts
 from strategy.flights import InFlight
-from strategy.messages import TURNED_AWAY, read_profile, read_update
+from strategy.messages import TURNED_AWAY, read_lacking, read_profile, read_update
 from strategy.provisional import confirmed
 from strategy.settings import EmsFlSettings
 from strategy.state import Arrival, EmsFlState
@@ -33,7 +37,8 @@ def receive_reply(
     Returns
     -------
     dict or None
-        The event to log: ``profiled`` or ``refused``; None for an update, which is logged when merged.
+        The event to log: ``profiled`` or ``refused``; None for an update, which is logged when
+        merged, and for pieces, whose messages are.
     """
     node_id = reply.metadata.src_node_id
     sent = state.in_flight.take(reply.metadata.reply_to_message_id)
@@ -41,7 +46,12 @@ def receive_reply(
         if reply.has_error():
             raise ValueError(error_text(reply.error))
         event = None
-        if sent.versions:
+        if sent.pieces:
+            state.held.setdefault(node_id, set()).update(read_delivered(reply, sent.pieces))
+            return None  # what was wrong with its training before may still be
+        if lost := read_lacking(reply):
+            _forget(lost, node_id, state)
+        elif sent.versions:
             _wait_for_pass(reply, node_id, sent, state, now_s)
         else:
             event = _register(reply, node_id, state, settings)
@@ -60,6 +70,8 @@ def _register(reply: Message, node_id: int, state: EmsFlState, settings: EmsFlSe
     profile = read_profile(reply)
     settings.check_profile(profile)
     state.profiles[node_id] = profile
+    if profile.held:
+        state.held.setdefault(node_id, set()).update(map(expert_name, profile.held))
     return {
         "event": "profiled",
         "node": node_id,
@@ -67,6 +79,21 @@ def _register(reply: Message, node_id: int, state: EmsFlState, settings: EmsFlSe
         "devices": list(profile.devices),
         "num_examples": profile.num_examples,
     }
+
+
+def _forget(lost: Collection[ExpertId], node_id: int, state: EmsFlState) -> None:
+    """Take a node's word that it lacks experts it had acknowledged: they come again, unless it goes on so.
+
+    Raises
+    ------
+    ValueError
+        Always: it is one of the faults that are counted.
+    """
+    state.held[node_id] = without_experts(state.held.get(node_id, ()), lost)
+    names = ", ".join(expert_name(expert) for expert in sorted(lost)[:3])
+    raise ValueError(
+        f"its disk does not hold experts that it had acknowledged ({names}); they are sent again"
+    )
 
 
 def _wait_for_pass(reply: Message, node_id: int, sent: InFlight, state: EmsFlState, now_s: float) -> None:

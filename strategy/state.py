@@ -56,6 +56,8 @@ class EmsFlState:
         Training messages sent so far, by node id.
     failures : dict[int, int]
         Faults in a row, by node id.
+    held : dict[int, set[str]]
+        What a node said it holds of the model, by node id; see `strategy.delivery.pieces.Held`.
     merges : int
         Merges so far, all clusters together.
     evaluated_at : int
@@ -72,6 +74,7 @@ class EmsFlState:
     arrivals: dict[str, list[Arrival]] = field(default_factory=dict)
     dispatches: dict[int, int] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)
+    held: dict[int, set[str]] = field(default_factory=dict)
     merges: int = 0
     evaluated_at: int = -1
 

@@ -34,7 +34,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sim.grid": ("sim", "sim.plans"),
     "sim.contacts": ("sim", "sim.orbits", "sim.windows", "sim.plans", "sim.plan_files"),
     # the idea: of the model only the torch-free names
-    "strategy": ("moe.experts",),
+    "strategy.delivery": ("moe.experts",),
+    "strategy": ("moe.experts", "strategy.delivery"),
     "strategy.baselines": ("strategy", "moe.experts"),
     # the embedded default
     "demo": (),
@@ -50,7 +51,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # side by side: neither imports the other
     "client": (
         *("scenario", "scenario.settings", "scenario.data", "strategy"),
-        *("moe", "moe.disk", "moe.submodel", "moe.tuning", "moe.export", "sim", "sim.grid"),
+        *("strategy.delivery", "moe", "moe.delivery", "moe.disk", "moe.submodel", "moe.tuning"),
+        *("moe.export", "sim", "sim.grid"),
     ),
     "server.screen": (),
     "server.record": ("server.screen", "scenario.settings", "strategy", "moe", "moe.disk"),
@@ -59,9 +61,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "server.exhibits": (
         *("server.record", "scenario", "scenario.settings", "moe", "moe.tuning", "sim", "sim.plans"),
     ),
+    "server.delivery": (
+        *("scenario.settings", "strategy.delivery", "moe", "moe.delivery", "moe.disk", "sim.plans"),
+    ),
     "server": (
         *(
             "server.screen",
+            "server.delivery",
             "server.record",
             "server.report",
             "server.exhibits",
@@ -70,6 +76,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
             "scenario.data",
             "strategy",
             "strategy.baselines",
+            "strategy.delivery",
         ),
         *("moe", "moe.families", "moe.disk", "moe.tuning", "moe.export", "moe.inspect", "sim"),
         *("sim.plans", "sim.grid"),

@@ -53,6 +53,12 @@ def cross_faults(config: RunConfig) -> Iterator[Fault]:
             f'run.resume needs the strategy "ems-fl", got {config.run.resume!r} and "fedavg"; the '
             "baseline keeps no state between rounds, start it anew",
         )
+    if config.model.delivery != "beforehand" and config.strategy == "fedavg":
+        yield Fault(
+            ("model.delivery", "strategy"),
+            f'model.delivery must be "beforehand" with the strategy "fedavg", got "{config.model.delivery}"; '
+            "Flower's own strategies send no pieces of a model, choose another strategy",
+        )
     if config.strategy == "fedasync" and config.merge.server_learning_rate > 1:
         yield Fault(
             ("merge.server-learning-rate", "strategy"),

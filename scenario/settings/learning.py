@@ -98,6 +98,20 @@ class ModelSettings(Section):
         "recently used gone first. The one in use stays even if larger; 0 keeps no other (real devices).",
     )
 
+    delivery: Literal["beforehand", "experts", "everything"] = Field(
+        default="beforehand",
+        description="How the model comes to the devices: they have the whole checkpoint beforehand; or the "
+        "shared part, and the assigned experts come over the link; or all of it comes over the link.",
+    )
+    # A pass of the default sky carries some tens of MB for a cluster; a broken transfer loses a piece.
+    piece_mb: float = Field(
+        default=4.0,
+        gt=0,
+        le=1024,
+        description="Megabytes (10^6 bytes) of the model that one message brings at most, where experts are "
+        "delivered; each is checked by its hash, and what arrived is not sent again.",
+    )
+
     @field_validator("name")
     @classmethod
     def _no_relative_folder(cls, name: str) -> str:

@@ -130,10 +130,11 @@ def _pack_strategy(state: EmsFlState) -> dict[str, Any]:
             "random_capture": assignment.random_capture,
         },
         "provisional": {n: [[e.layer, e.index] for e in es] for n, es in state.provisional.items()},
-        "flights": [[i, f.node_id, _pack_versions(f.versions)] for i, f in state.in_flight.items()],
+        "flights": [[i, f.node_id, _pack_versions(f.versions), f.pieces] for i, f in state.in_flight.items()],
         "arrivals": {name: [_pack_arrival(a) for a in waiting] for name, waiting in state.arrivals.items()},
         "dispatches": state.dispatches,
         "failures": state.failures,
+        "held": {node: sorted(names) for node, names in state.held.items()},
         "merges": state.merges,
         "evaluated_at": state.evaluated_at,
     }
@@ -162,6 +163,7 @@ def _unpack_strategy(tree: Mapping[str, Any]) -> EmsFlState:
         arrivals={name: [_unpack_arrival(a) for a in waiting] for name, waiting in tree["arrivals"].items()},
         dispatches={int(node): count for node, count in tree["dispatches"].items()},
         failures={int(node): count for node, count in tree["failures"].items()},
+        held={int(node): set(names) for node, names in tree.get("held", {}).items()},
         merges=tree["merges"],
         evaluated_at=tree["evaluated_at"],
     )
@@ -169,10 +171,14 @@ def _unpack_strategy(tree: Mapping[str, Any]) -> EmsFlState:
 
 def _unpack_flights(rows: list[list[Any]], profiles: Mapping[int, Profile]) -> Flights:
     flights = Flights()
-    for message_id, node, versions in rows:
+    for message_id, node, versions, *rest in rows:
         # Only training carries experts.
         cluster = profiles[node].cluster if versions else ""
-        flights.add(message_id, InFlight(node_id=node, cluster=cluster, versions=_unpack_versions(versions)))
+        pieces = tuple(rest[0]) if rest else ()
+        flights.add(
+            message_id,
+            InFlight(node_id=node, cluster=cluster, versions=_unpack_versions(versions), pieces=pieces),
+        )
     return flights
 
 
@@ -193,11 +199,14 @@ def _unpack_versions(rows: list[list[int]]) -> dict[ExpertId, int]:
 
 
 def _pack_profile(profile: Profile) -> dict[str, Any]:
-    return {name: getattr(profile, name) for name in Profile.__dataclass_fields__}
+    fields = {name: getattr(profile, name) for name in Profile.__dataclass_fields__}
+    return fields | {"held": [[expert.layer, expert.index] for expert in profile.held]}
 
 
 def _unpack_profile(tree: Mapping[str, Any]) -> Profile:
-    return Profile(**{**tree, "devices": tuple(tree["devices"]), "mass": tuple(tree["mass"])})
+    held = tuple(ExpertId(*expert) for expert in tree.get("held", ()))
+    devices, mass = tuple(tree["devices"]), tuple(tree["mass"])
+    return Profile(**{**tree, "devices": devices, "mass": mass, "held": held})
 
 
 def _pack_arrival(arrival: Arrival) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+DELIVERY = "query.deliver"
+"""Type of the messages that bring pieces of the model."""
 TELLS_CLUSTER = ("profiled", "joined")
 """Events that say which cluster a node belongs to."""
 
@@ -24,6 +26,8 @@ class ClusterAccount:
         Rise of every contact in which at least one byte crossed.
     bytes_down, bytes_up : int
         That crossed, those of messages that never got through included.
+    model_bytes_down : int
+        Of ``bytes_down``, those of pieces of the model.
     local_steps, merges, failures : int
         Steps of devices whose update was merged; merges; refused or failed replies. Stock strategies log
         none of these.
@@ -31,6 +35,7 @@ class ClusterAccount:
 
     rises_s: set[float] = field(default_factory=set)
     bytes_down: int = 0
+    model_bytes_down: int = 0
     bytes_up: int = 0
     local_steps: int = 0
     merges: int = 0
@@ -58,6 +63,7 @@ class Ledger:
         # Of a deployed run: how many devices every node hosts, and why others take no part.
         self.num_hosted: dict[int, int] = {}
         self.turned_away: dict[int, str] = {}
+        self.brought: set[int] = set()  # nodes that were sent pieces of the model
         self._cluster_of = dict(cluster_of)
 
     def nodes_of(self, cluster: str) -> list[int]:
@@ -94,6 +100,8 @@ class Ledger:
         elif kind == "delivered":
             self._note_transfer(event, down=True)
             self.train_messages_down += event["type"] == "train"
+            if event["type"] == DELIVERY:
+                self.brought.add(event["node"])
         elif kind == "arrived":
             self._note_transfer(event, down=False)
             self.train_messages_up += event["type"] == "train"
@@ -109,5 +117,6 @@ class Ledger:
         account.rises_s.update(rise_s for rise_s, carried in event["crossed"] if carried > 0)
         if down:
             account.bytes_down += round(event["bytes"])
+            account.model_bytes_down += round(event["bytes"]) if event["type"] == DELIVERY else 0
         else:
             account.bytes_up += round(event["bytes"])

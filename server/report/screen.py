@@ -173,13 +173,19 @@ def cost_table(summary: RunSummary) -> Table:
     )
     rows = (("bytes down", "bytes_down", size), ("bytes up", "bytes_up", size),
             ("tuned parameters/device", "trainable_parameters", count))  # fmt: skip
+    brought = sum(cluster.model_bytes_down for cluster in summary.clusters)
     for title, field, shown in rows:
         spent, adapter, model = (
             getattr(cost, field) for cost in (summary.spent, summary.full_adapter, summary.full_model)
         )
+        if field == "bytes_down":
+            spent -= brought
         table.add_row(
             title, shown(spent), shown(adapter), _ratio(adapter, spent), shown(model), _ratio(model, spent)
         )
+    if brought:
+        whole = summary.whole_model_bytes
+        table.add_row("the model itself, down", size(brought), "", "", size(whole), _ratio(whole, brought))
     return table
 
 

@@ -27,6 +27,8 @@ class ClusterSummary:
         Contact windows in which it exchanged at least one byte.
     bytes_down, bytes_up : int
         Over the link, in both cases whole messages.
+    model_bytes_down : int
+        Of ``bytes_down``, what brought pieces of the model.
     local_steps : int
         Steps of all its devices whose updates were used, or with a stock strategy came up.
     merges, failures : int or None
@@ -50,6 +52,7 @@ class ClusterSummary:
     contacts: int = 0
     bytes_down: int = 0
     bytes_up: int = 0
+    model_bytes_down: int = 0
     local_steps: int = 0
     merges: int | None = 0
     failures: int | None = 0
@@ -107,6 +110,8 @@ class RunSummary:
     spent, full_adapter, full_model : Cost
         What the run cost, and what the same training messages would have cost with an adapter of every
         expert, or with the whole model.
+    whole_model_bytes : int
+        What the nodes that were sent pieces of the model would have been sent as a whole; 0 where none were.
     clock_s, wall_s : float
         Length of the run on its own clock (simulated unless ``is_simulated`` is false) and on the wall.
     is_simulated : bool
@@ -131,6 +136,7 @@ class RunSummary:
     stop_reason: str
     run_folder: str
     is_simulated: bool = True
+    whole_model_bytes: int = 0
     warnings: tuple[str, ...] = ()
     comparison: str = ""
 

@@ -57,6 +57,8 @@ class SatelliteGrid(Grid):
     is_grouped : bool
         Whether the work of many nodes travels in one message of Flower's grid. The events are the same; the
         ClientApp must have the mod `sim.grid.groups.each_of_group`.
+    freight : Callable[[RecordDict], int]
+        Bytes that a content stands for beside its own: what crosses the link and need not cross this machine.
 
     Raises
     ------
@@ -78,10 +80,11 @@ class SatelliteGrid(Grid):
         on_wait: Callable[[str], None] = ignore,
         reply_timeout_wall_s: float = 600.0,
         is_grouped: bool = False,
+        freight: Callable[[RecordDict], int] = lambda _: 0,
     ) -> None:
         if visibility not in ("in-view", "all"):
             raise ValueError(f"visibility must be 'in-view' or 'all', got {visibility!r}")
-        self._inner = inner
+        self._inner, self._freight = inner, freight
         self._population = population
         self._shows_all = visibility == "all"
         self._num_pushed = 0
@@ -155,7 +158,7 @@ class SatelliteGrid(Grid):
         sizes: dict[int, int] = {}  # a strategy sends the same content to many: measure it once
         for message in messages:
             if message.has_content() and id(message.content) not in sizes:
-                sizes[id(message.content)] = content_bytes(message.content)
+                sizes[id(message.content)] = content_bytes(message.content) + self._freight(message.content)
         raise_faults([fault for message in messages if (fault := self._fault(message, sizes))])
         for message in messages:
             message.metadata.__dict__["_message_id"] = f"m{self._num_pushed:06d}"  # in place, as Flower does

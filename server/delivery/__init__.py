@@ -1,0 +1,1 @@
+"""The server's side of delivering a model: its pieces, and whether the sky carries them."""
