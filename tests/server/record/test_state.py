@@ -28,6 +28,7 @@ def full_state(seed: int) -> EmsFlState:
         num_examples=9,
         memory_bytes=10**10,
         fingerprint="f",
+        held=(ExpertId(0, 2),),
     )
     update = ExpertUpdate(
         arrays={key: array + 1},
@@ -52,11 +53,13 @@ def full_state(seed: int) -> EmsFlState:
             {
                 "m1": InFlight(node_id=7, cluster="sea", versions={key.expert: 2}),
                 "m2": InFlight(node_id=9, cluster="", versions={}),
+                "m3": InFlight(node_id=7, cluster="", versions={}, pieces=("0.1/0", "0.1/1")),
             }
         ),
         arrivals={"sea": [Arrival(node_id=7, versions={key.expert: 1}, update=update, arrived_s=12.75)]},
         dispatches={7: 2},
         failures={9: 1},
+        held={7: {"0.1/0", "0.2"}},
         merges=5,
         evaluated_at=4,
     )
