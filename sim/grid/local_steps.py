@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 from math import floor
+from typing import Literal
+
+Work = Literal["train", "query", "keep"]
+"""What a message asks of a node: training; a query or an evaluation; or only to keep what it brings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +36,12 @@ class StepRule:
                 f" {self.min_steps}, max_steps {self.max_steps}, query_steps {self.query_steps}"
             )
 
-    def steps(self, *, is_training: bool, free_s: float, step_time_s: float) -> int:
+    def fixed_steps(self, work: Work) -> int:
+        """Return the steps of work that does not fill a gap: what is only kept takes none."""
+        return 0 if work == "keep" else self.query_steps
+
+    def steps(self, work: Work, *, free_s: float, step_time_s: float) -> int:
         """Return the steps that fit into the ``free_s`` seconds until the next contact, within the bounds."""
-        if not is_training:
-            return self.query_steps
+        if work != "train":
+            return self.fixed_steps(work)
         return min(max(floor(free_s / step_time_s), self.min_steps), self.max_steps)

@@ -136,8 +136,8 @@ class Simulator:
     def _earliest_trained_s(self, transit: MessageInTransit, rise_s: float) -> float:
         """Return a bound below the end of the work of a message that lands now or later in this contact."""
         begin_s = max(self.now_s, self.free_s.get(transit.node.node_id, 0.0))
-        if not transit.is_training:
-            return begin_s + self.rule.query_steps * transit.node.step_time_s
+        if transit.asks != "train":
+            return begin_s + self.rule.fixed_steps(transit.asks) * transit.node.step_time_s
         # Steps fill the time until the next rise to less than one step, within the bounds.
         step_s = transit.node.step_time_s
         filled_s = self._next_rise_s(transit.node.cluster, rise_s) - step_s
@@ -213,9 +213,7 @@ class Simulator:
         begin_s = max(self.now_s, self.free_s.get(node.node_id, 0.0))
         rise_s = transit.crossed[-1][0] if transit.crossed else 0.0
         free_s = self._next_rise_s(node.cluster, rise_s) - begin_s
-        transit.steps = self.rule.steps(
-            is_training=transit.is_training, free_s=free_s, step_time_s=node.step_time_s
-        )
+        transit.steps = self.rule.steps(transit.asks, free_s=free_s, step_time_s=node.step_time_s)
         transit.delivered_s, transit.phase = self.now_s, Phase.WORKING
         transit.trained_s = self.free_s[node.node_id] = begin_s + transit.steps * node.step_time_s
         self.submit(transit)

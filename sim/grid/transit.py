@@ -8,9 +8,12 @@ from flwr.app import DEFAULT_TTL, ConfigRecord, Error, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 
+from sim.grid.local_steps import Work
 from sim.grid.message_bytes import ERROR_BYTES, content_bytes
 from sim.population import Node
 
+KEPT_ACTION = "deliver"
+"""Action, behind the dot of Flower's message type, of messages whose content a node only keeps."""
 SKY_RECORD = "sky"
 """Name of the ConfigRecord in which a node reads what the sky decided."""
 
@@ -74,9 +77,12 @@ class MessageInTransit:
         return self.instruction.metadata.message_id
 
     @property
-    def is_training(self) -> bool:
-        """Whether it asks for training, not for a query or an evaluation."""
-        return self.instruction.metadata.message_type.split(".")[0] == "train"
+    def asks(self) -> Work:
+        """What it asks of its node, by its Flower type: ``query.deliver`` only brings something."""
+        kind, _, action = self.instruction.metadata.message_type.partition(".")
+        if action == KEPT_ACTION:
+            return "keep"
+        return "train" if kind == "train" else "query"
 
     @property
     def expires_s(self) -> float | None:

@@ -1,8 +1,9 @@
 """Experts over the link: nobody trains what it lacks, nothing travels twice, what was lost comes again."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 import pytest
 from flwr.app import Message, RecordDict
@@ -204,6 +205,26 @@ def test_a_new_assignment_sends_only_what_is_new() -> None:
     assert not delivery.is_complete((ExpertId(0, 3),), held[7])
 
 
+def test_a_message_that_flower_refuses_to_push_is_no_delivery() -> None:
+    class Busy(FakeGrid):
+        def push_messages(self, messages: Iterable[Message]) -> list[str]:
+            kept = [m for m in messages if m.metadata.message_type != DELIVERY or next(refusals) > 5]
+            return super().push_messages(kept)
+
+    refusals = count()
+    client = devices()
+    events: list[dict[str, object]] = []
+    strategy = EmsFl(
+        settings(("sea", "ice")),
+        clock=Ticks(),
+        on_event=events.append,
+        delivery=PieceDelivery(client.pieces, 1000),
+    )
+    strategy.start(Busy(client, num_nodes=3), encode_arrays(zeros()), 4, 2000.0)
+    assert next(refusals) > 6 and strategy.state.merges == 4
+    assert [event for event in events if event["event"] == "refused"] == []
+
+
 def test_provisional_experts_are_delivered_too() -> None:
     client = devices({1: "sea"})
     strategy, _ = play(client, is_provisional=True, profile_wait_s=1e6, max_merges=0)
@@ -244,7 +265,7 @@ def test_in_whatever_order_replies_come_nobody_trains_what_it_lacks(
     delays: list[int], message_bytes: int, brings_shared: bool, is_provisional: bool
 ) -> None:
     client = devices(pieces=Pieces(brings_shared=brings_shared))
-    strategy, _ = play(
+    strategy, events = play(
         client,
         message_bytes=message_bytes,
         delay=lambda number: delays[number % len(delays)],
@@ -252,6 +273,6 @@ def test_in_whatever_order_replies_come_nobody_trains_what_it_lacks(
         max_merges=6,
     )
     # `Devices` asserts it at each message, and the fake grid makes a refusal of what is raised there.
-    assert not strategy.state.failures and not strategy.state.refused
+    assert [event for event in events if event["event"] == "refused"] == []
     assert strategy.state.merges >= 6
     assert set(client.sent.values()) == {1}

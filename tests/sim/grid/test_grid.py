@@ -79,6 +79,25 @@ def test_steps_are_bounded_and_queries_take_their_own() -> None:
     }
 
 
+def test_what_a_node_only_keeps_takes_no_time_and_its_freight_counts_on_the_link() -> None:
+    grid, log = sky(ONE_CLUSTER, {"A": [30.0]}, freight=lambda content: 400 if "x" in content else 0)
+    ids = set(grid.push_messages([train(1, 100, kind="query.deliver")]))
+    replies = run_until(grid, lambda: len(log) == 3, ids)
+    # 500 bytes at 10 B/s, no step, and 100 at 5 B/s up: a reply carries no freight.
+    assert [(event["event"], event["time_s"], event["bytes"]) for event in log] == [
+        ("delivered", 150.0, 500),
+        ("trained", 150.0, 100),
+        ("arrived", 170.0, 100),
+    ]
+    assert log[0]["steps"] == 0 and len(replies) == 1
+
+
+def test_freight_that_no_contacts_together_carry_is_refused() -> None:
+    grid, _ = sky(ONE_CLUSTER, {"A": [30.0]}, freight=lambda _: 2000)
+    with pytest.raises(ValueError, match="a message of 2100 bytes to node 1 can never be delivered"):
+        grid.push_messages([train(1, 100, kind="query.deliver")])
+
+
 def test_after_the_last_contact_steps_fill_the_time_to_the_horizon() -> None:
     grid, log = sky({"A": [flat(0.0, 100.0, 10.0, 5.0)]}, {"A": [30.0]}, horizon_s=1000.0)
     grid.push_messages([train(1, 100)])
