@@ -12,7 +12,7 @@ from moe.standin.stand_in import StandIns
 
 @pytest.fixture(scope="session")
 def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny mixtral of five layers."""
+    """Return a tiny mixtral of five layers."""
     return save_tiny(tmp_path_factory.mktemp("deep"), "mixtral", num_hidden_layers=5)
 
 
@@ -24,5 +24,5 @@ def text() -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def stand_ins(deep: Path, text: torch.Tensor) -> StandIns:
-    """Those of `deep`."""
+    """Return those of `deep`."""
     return fit_stand_ins(deep, text.split(4), base="deep", rank=4)

@@ -106,7 +106,7 @@ def test_an_expert_is_read_once_and_those_of_the_last_layer_never(
 
 @pytest.fixture
 def affine(tiny: Callable[[str], Path], tmp_path: Path) -> tuple[Path, StandIn]:
-    """A gpt_oss whose first layer's experts are a map of rank 3 and a constant each; and that stand-in."""
+    """Make a gpt_oss whose first layer's experts are a map of rank 3 and a constant each; and that stand-in."""
     model = AutoModelForCausalLM.from_pretrained(tiny("gpt_oss"))
     experts = model.model.layers[0].mlp.experts
     draw = torch.Generator().manual_seed(2)
@@ -155,7 +155,7 @@ def test_experts_that_are_a_stand_in_are_recovered_from_text(
 
 
 def test_what_is_no_text_to_fit_to_is_refused(deep: Path, text: Tensor) -> None:
-    with pytest.raises(ValueError, match="blocks of tokens of one length .*, got no block"):
+    with pytest.raises(ValueError, match=r"blocks of tokens of one length .*, got no block"):
         fit_stand_ins(deep, [], base="deep")
     with pytest.raises(ValueError, match=r"got blocks of \[\(9,\), \(17,\)\]"):
         fit_stand_ins(deep, [text, text[:, :9]], base="deep")

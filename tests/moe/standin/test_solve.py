@@ -21,21 +21,21 @@ T, H, E, R = 400, 12, 5, 3
 class Data:
     """What experts are given and give; gates add up to one, as most routers' do, and expert 4 is idle."""
 
-    input_TH: Array
-    gate_TE: Array
-    noise_TH: Array
+    given: Array
+    gates: Array
+    noise: Array
 
     def solve(self, target_TH: Array, rank: int, pieces: int = 3) -> StandIn:
         moments = Moments(H, E)
         for rows in np.array_split(np.arange(T), pieces):
-            arrays = (self.input_TH[rows], self.gate_TE[rows], target_TH[rows])
+            arrays = (self.given[rows], self.gates[rows], target_TH[rows])
             moments.add(*(torch.from_numpy(array) for array in arrays))
         return moments.solve(rank)
 
     def given_by(self, stand_in: StandIn) -> Array:
         parts = {name: tensor.numpy() for name, tensor in stand_in.tensors.items()}
-        low = self.input_TH @ parts["into"].T @ parts["out"].T
-        out: Array = parts["bias"] + low + self.gate_TE @ parts["constant"]
+        low = self.given @ parts["into"].T @ parts["out"].T
+        out: Array = parts["bias"] + low + self.gates @ parts["constant"]
         return out
 
 
@@ -47,9 +47,9 @@ def data() -> Data:
     gate_TE[:, 4] = 0
     mixing = draw.normal(size=(H, H)) * np.logspace(0, -1, H)  # channels of very different size
     return Data(
-        input_TH=draw.normal(size=(T, H)) @ mixing + 3,
-        gate_TE=gate_TE / gate_TE.sum(axis=1, keepdims=True),
-        noise_TH=draw.normal(size=(T, H)),
+        given=draw.normal(size=(T, H)) @ mixing + 3,
+        gates=gate_TE / gate_TE.sum(axis=1, keepdims=True),
+        noise=draw.normal(size=(T, H)),
     )
 
 
@@ -60,7 +60,7 @@ def test_a_map_of_the_rank_with_constants_is_recovered_to_rounding(data: Data) -
         draw.normal(size=(R, H)),
         draw.normal(size=(E, H)),
     )
-    target_TH = 0.5 + data.input_TH @ into_RH.T @ out_HR.T + data.gate_TE @ constant_EH
+    target_TH = 0.5 + data.given @ into_RH.T @ out_HR.T + data.gates @ constant_EH
     found = data.solve(target_TH, R)
     np.testing.assert_allclose(data.given_by(found), target_TH, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(found.out @ found.into, out_HR @ into_RH, rtol=1e-4, atol=1e-5)
@@ -68,15 +68,15 @@ def test_a_map_of_the_rank_with_constants_is_recovered_to_rounding(data: Data) -
 
 
 def test_the_fit_is_the_optimum_computed_the_slow_way(data: Data) -> None:
-    target_TH = data.noise_TH + np.tanh(data.input_TH @ np.random.default_rng(6).normal(size=(H, H)))
-    constants = np.column_stack([np.ones(T), data.gate_TE])
+    target_TH = data.noise + np.tanh(data.given @ np.random.default_rng(6).normal(size=(H, H)))
+    constants = np.column_stack([np.ones(T), data.gates])
 
     def left(of: Array) -> Array:
-        """What constants cannot say."""
+        """Return what constants cannot say."""
         kept: Array = of - constants @ np.linalg.lstsq(constants, of, rcond=1e-9)[0]
         return kept
 
-    x, y = left(data.input_TH), left(target_TH)
+    x, y = left(data.given), left(target_TH)
     fitted = x @ np.linalg.lstsq(x, y, rcond=None)[0]
     for rank in (1, R, H):
         u, s, v = np.linalg.svd(fitted, full_matrices=False)
@@ -86,9 +86,9 @@ def test_the_fit_is_the_optimum_computed_the_slow_way(data: Data) -> None:
 
 
 def test_it_matters_neither_how_tokens_are_split_nor_when_it_is_solved(data: Data) -> None:
-    one, other = data.solve(data.noise_TH, R), data.solve(data.noise_TH, R)
+    one, other = data.solve(data.noise, R), data.solve(data.noise, R)
     assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
-    split = data.given_by(data.solve(data.noise_TH, R, pieces=7))
+    split = data.given_by(data.solve(data.noise, R, pieces=7))
     np.testing.assert_allclose(split, data.given_by(one), rtol=1e-6, atol=1e-7)
 
 
