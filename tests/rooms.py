@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "moe.disk": ("moe", "moe.families", "moe.formats"),
     "moe.delivery": ("moe", "moe.disk"),
     "moe.submodel": ("moe", "moe.families", "moe.disk"),
+    "moe.standin": ("moe", "moe.families", "moe.disk", "moe.submodel"),
     "moe.tuning": ("moe", "moe.families", "moe.disk", "moe.submodel"),
     "moe.export": ("moe", "moe.families", "moe.formats", "moe.disk", "moe.submodel", "moe.tuning"),
     "moe.inspect": ("moe", "moe.families", "moe.disk", "moe.submodel", "moe.tuning", "moe.export"),

@@ -20,6 +20,7 @@ from moe.submodel.absent import Absent, check_absent
 from moe.submodel.expert_subset import Expert, ExpertSubset, expert_subsets, linear
 from moe.submodel.packed_linear import PackedLinear
 from moe.submodel.subset_block import SubsetBlock
+from moe.submodel.whole_layer import WholeLayer
 
 
 def load_full(path: str | Path, *, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
@@ -110,7 +111,7 @@ def build_submodel(storage: Storage, keep: Mapping[int, Sequence[int]], *, absen
 ReadProjection = Callable[[int, str], tuple[Tensor, Tensor | None]]
 
 
-class StreamedExperts(ExpertSubset):
+class StreamedExperts(ExpertSubset, WholeLayer):
     """All experts of a layer, each linear layer read from disk when tokens come to it, forgotten after.
 
     For profiling and measuring: it has no parameters to tune.
@@ -130,7 +131,6 @@ class StreamedExperts(ExpertSubset):
         super().__init__(block, {}, "mask")
         self._hold(tuple(range(block.num_experts)))
         self.read, self._dtype = read, dtype
-        self.is_skipped = False
 
     def forward(self, hidden_TH: Tensor, *routing: Tensor, **named_routing: Tensor) -> Tensor:
         """Return the experts' weighted sum, or zeros where nobody will look at it (`is_skipped`)."""
@@ -165,13 +165,29 @@ def load_streamed(
         As `moe.disk.layout.read_layout`.
     """
     storage = open_storage(path, dtype, hold)
+
+    def streamed(block: MoEBlock) -> nn.Module:
+        return StreamedExperts(block, partial(storage.read_projection, block.layer), storage.model.dtype)
+
+    return build_around(storage, streamed)
+
+
+def build_around(storage: Storage, experts_of: Callable[[MoEBlock], nn.Module]) -> PreTrainedModel:
+    """Return the shared part of an opened checkpoint with modules of the caller's for the experts.
+
+    Reads no byte of an expert; uses ``storage`` up.
+
+    Parameters
+    ----------
+    storage : Storage
+        From `moe.disk.layout.open_storage`.
+    experts_of : callable
+        Block -> what stands in the place of its experts, called as ``experts(hidden_TH, choice_TK,
+        weight_TK)``.
+    """
     model, blocks = _load_shared(storage)
     for block in blocks:
-        _replace(
-            model,
-            block.path,
-            StreamedExperts(block, partial(storage.read_projection, block.layer), model.dtype),
-        )
+        _replace(model, block.path, experts_of(block))
     return _freeze(model)
 
 

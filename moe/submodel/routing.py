@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from moe.families.blocks import MoEBlock, find_blocks
 from moe.objective import is_encoder_decoder, language_model_inputs
 from moe.submodel.expert_subset import ExpertSubset
-from moe.submodel.load import streamed_experts
+from moe.submodel.whole_layer import whole_layers
 
 
 @torch.no_grad()
@@ -31,7 +31,8 @@ def routing_mass(model: PreTrainedModel, batches_BT: Iterable[Tensor]) -> NDArra
     Parameters
     ----------
     model : PreTrainedModel
-        The full model, from `moe.submodel.load.load_full` or, without its memory, `load_streamed`.
+        The full model, from `moe.submodel.load.load_full` or, without its memory, `load_streamed`; or its
+        shared part with stand-ins, from `moe.standin.load.load_with_stand_ins`.
     batches_BT : Iterable[Tensor]
         Token ids; no padding, every position counts.
 
@@ -55,12 +56,12 @@ def routing_mass(model: PreTrainedModel, batches_BT: Iterable[Tensor]) -> NDArra
     model.eval()
     num_batches = 0
     # No router comes after the last layer's experts: what they give is never looked at.
-    last = [] if is_encoder_decoder(model) else streamed_experts(model)[-1:]
+    last = [] if is_encoder_decoder(model) else whole_layers(model)[-1:]
     for experts in last:
         experts.is_skipped = True
     try:
         for batch_BT in batches_BT:
-            _run(model, batch_BT.to(model.device))
+            run_to_routers(model, batch_BT.to(model.device))
             num_batches += 1
     finally:
         for handle in handles:
@@ -75,7 +76,8 @@ def routing_mass(model: PreTrainedModel, batches_BT: Iterable[Tensor]) -> NDArra
     return mass_LE.numpy()
 
 
-def _run(model: PreTrainedModel, batch_BT: Tensor) -> None:
+def run_to_routers(model: PreTrainedModel, batch_BT: Tensor) -> None:
+    """Run a model for what can be observed of its routing, at no more cost than that takes."""
     inputs = language_model_inputs(model, batch_BT)
     if is_encoder_decoder(model):
         model(**inputs)
@@ -87,9 +89,9 @@ def _run(model: PreTrainedModel, batch_BT: Tensor) -> None:
 
 def _observed(model: PreTrainedModel) -> tuple[Sequence[MoEBlock], Sequence[nn.Module]]:
     """Return the blocks by layer, and of each the module at which its tokens' choices can be seen."""
-    streamed = streamed_experts(model)
-    if streamed:
-        return [module.block for module in streamed], streamed
+    whole = whole_layers(model)
+    if whole:
+        return [module.block for module in whole], whole
     if any(isinstance(module, ExpertSubset) for module in model.modules()):
         raise ValueError(
             "a sub-model cannot tell which experts of the full model data would use; "

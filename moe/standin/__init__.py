@@ -1,0 +1,1 @@
+"""Routing without experts: small maps that stand for each layer's experts, fitted to what these give."""
