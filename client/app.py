@@ -18,12 +18,11 @@ from moe.held import Extent
 from moe.objective import mean_loss
 from moe.tuning.adapters import get_arrays, set_arrays
 from sim.grid.groups import each_of_group
-from strategy.delivery.messages import delivered_reply, read_delivery
+from strategy.delivery.messages import delivered_reply, lacks_reply, read_delivery
 from strategy.messages import (
     ExpertUpdate,
     Profile,
     TrainTask,
-    lacks_reply,
     loss_reply,
     profile_reply,
     read_task,

@@ -21,6 +21,23 @@ class ExpertId:
     layer: int
     index: int
 
+    @property
+    def name(self) -> str:
+        """``layer.index``, as messages and event logs call it."""
+        return f"{self.layer}.{self.index}"
+
+    @classmethod
+    def named(cls, name: str) -> "ExpertId":
+        """Return the expert of a `name`.
+
+        Raises
+        ------
+        ValueError
+            If it is none.
+        """
+        layer, _, index = name.partition(".")
+        return cls(int(layer), int(index))
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class ParameterKey:

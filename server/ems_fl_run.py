@@ -181,6 +181,8 @@ def settings_from(job: Job) -> EmsFlSettings:
         # The rivals do not split.
         assign_method=config.assign.method if config.strategy == "ems-fl" else "all",
         is_provisional=config.assign.provisional,
+        watch=config.assign.watch if config.strategy == "ems-fl" else 0.0,
+        stay=config.assign.stay,
         discount=discount_from_name(
             config.merge.discount, a=config.merge.discount_a, b=config.merge.discount_b
         ),

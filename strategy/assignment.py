@@ -3,7 +3,7 @@
 Shape legend: C clusters (or groups of clusters), L MoE layers, E experts of a layer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +59,8 @@ def assign_experts(
     *,
     method: str = "optimal",
     seed: int = 0,
+    owned: Mapping[str, Collection[ExpertId]] | None = None,
+    stay: float = 0.0,
 ) -> Assignment:
     """Return the assignment of experts to clusters that captures most routing mass.
 
@@ -83,6 +85,11 @@ def assign_experts(
         ``all``: every cluster trains every expert (overlap, the conventional way).
     seed : int
         For ``random``.
+    owned : Mapping[str, collection of ExpertId], optional
+        What each cluster trained before.
+    stay : float
+        An expert's share counts ``1 + stay`` times for a cluster that has it already: moving it costs a
+        delivery, and what its owner is training, so a hair's breadth should not move it. >= 0.
 
     Raises
     ------
@@ -101,7 +108,8 @@ def assign_experts(
     for at, layer in enumerate(layers):
         share_CE = np.stack([np.mean([share[name][at] for name in group], axis=0) for group in groups])
         limit_C = np.array([min(max_experts[name] for name in group) for group in groups])
-        chosen_CE = _choose(share_CE, limit_C, method)
+        has_CE = _owned(groups, owned or {}, layer, share_CE.shape[1])
+        chosen_CE = _choose(share_CE * (1.0 + stay * has_CE), limit_C, method)
         if method == "random":
             chosen_CE = chosen_CE[:, random.permutation(chosen_CE.shape[1])]
         for group, chosen_E in zip(groups, chosen_CE, strict=True):
@@ -113,6 +121,20 @@ def assign_experts(
         capture={name: _capture(share[name], layers, experts[name]) for name in names},
         random_capture={name: _expected_capture(share[name], layers, experts[name]) for name in names},
     )
+
+
+def _owned(
+    groups: Sequence[Sequence[str]],
+    owned: Mapping[str, Collection[ExpertId]],
+    layer: int,
+    num_experts: int,
+) -> NDArray[np.float64]:
+    """Return 1 where somebody of a group has an expert of a layer, else 0."""
+    has_CE = np.zeros((len(groups), num_experts))
+    for at, group in enumerate(groups):
+        for name in group:
+            has_CE[at, [e.index for e in owned.get(name, ()) if e.layer == layer]] = 1.0
+    return has_CE
 
 
 def _choose(share_CE: NDArray[np.float64], limit_C: NDArray[np.int64], method: str) -> NDArray[np.bool_]:

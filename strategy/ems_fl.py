@@ -7,6 +7,7 @@
         deliver    to every node in contact and idle what it lacks of its experts, where they are delivered
         dispatch   to every node in contact and idle, the newest version of its cluster's experts
         receive    what comes up waits for the end of its cluster's pass
+        watch      where a cluster's experts catch less of its data than at first, ask everybody anew
         merge      new = old + server_learning_rate * sum(n * f(staleness) * delta) / sum(n), per expert
 
 Source of the idea: Xu, Zhang, Liu, Cui, "EMS-FL: Federated Tuning of Mixture-of-Experts in
@@ -23,14 +24,12 @@ from flwr.serverapp.strategy import Result, Strategy
 from typing_extensions import override
 
 from moe.experts import ExpertArrays, ExpertId
-from strategy.assignment import Assignment, assign_experts
+from strategy.assigner import Assigner
 from strategy.delivery.messages import piece_names
 from strategy.delivery.pieces import Delivery
-from strategy.events import assigned_event
 from strategy.flights import InFlight
 from strategy.merging import merge_pass
 from strategy.messages import decode_arrays, encode_arrays, profile_instruction, train_instruction
-from strategy.provisional import choose_provisional, confirmed
 from strategy.replies import receive_reply
 from strategy.settings import EmsFlSettings
 from strategy.state import EmsFlState
@@ -93,7 +92,8 @@ class EmsFl(Strategy):
         self._delivery = delivery or Delivery()
         self._in_view: set[int] = set()
         self._newest: dict[str, ExpertArrays] = {}  # by cluster
-        self._newest_of: ExpertArrays | None = None
+        self._newest_of: tuple[object, object] = (None, None)
+        self._assigner = Assigner(self.state, settings, clock, self._is_expected)
 
     @override
     def start(
@@ -120,7 +120,8 @@ class EmsFl(Strategy):
         while not self._is_finished(num_rounds, timeout, result):
             self._in_view = set(grid.get_node_ids())
             self._push(grid, self._profile_questions())
-            is_assigned_now = self._assign_when_heard()
+            assigned = self._assigner.assign_when_heard()
+            self._log(assigned)
             self._push(grid, self._delivery.messages(self._idle(), self._needs, state.held))
             self._push(grid, self.configure_train(state.merges, initial_arrays, ConfigRecord(), grid))
             # Over a simulated sky this alone moves the clock, to the next thing to act on.
@@ -129,7 +130,7 @@ class EmsFl(Strategy):
             self._in_view = set(grid.get_node_ids())
             has_merged = self._merge_due()
             self._evaluate(evaluate_fn, result)
-            if is_assigned_now or has_merged:
+            if assigned or has_merged:
                 self._on_settled(state)
             time.sleep(self.settings.poll_interval_s)
 
@@ -158,8 +159,11 @@ class EmsFl(Strategy):
             if is_ready and (values := self._values_for(profile.cluster)):
                 frozen = set(state.experts_of(profile.cluster)) - {key.expert for key in values}
                 dispatch = state.dispatches.get(node_id, 0)
+                watch = state.assignments if self.settings.watch else 0
                 messages.append(
-                    train_instruction(node_id, values, dispatch, frozen, reply_with=self.reply_with)
+                    train_instruction(
+                        node_id, values, dispatch, frozen, reply_with=self.reply_with, watch=watch
+                    )
                 )
         return messages
 
@@ -191,11 +195,11 @@ class EmsFl(Strategy):
 
     def _profile_questions(self) -> Sequence[Message]:
         state = self.state
-        strangers = [node_id for node_id in self._idle() if node_id not in state.profiles]
+        known = state.profiles.keys() - state.outdated
         return [
             profile_instruction(node_id)
-            for node_id in strangers
-            if self._delivery.is_complete((), state.held.get(node_id, ()))
+            for node_id in self._idle()
+            if node_id not in known and self._delivery.is_complete((), state.held.get(node_id, ()))
         ]
 
     def _idle(self) -> list[int]:
@@ -207,67 +211,16 @@ class EmsFl(Strategy):
         profile = self.state.profiles.get(node_id)
         if profile is None:
             return ()
-        self._choose_provisional(profile.cluster)
+        self._assigner.choose_provisional(profile.cluster)
         return self.state.experts_of(profile.cluster)
 
-    def _assign_when_heard(self) -> bool:
-        """Assign once every expected cluster has been heard, or the wait for them is over; say if now."""
-        state, settings = self.state, self.settings
-        if state.assignment is not None or not state.profiles:
-            return False
-        missing = set(settings.clusters) - {profile.cluster for profile in state.profiles.values()}
-        if self._clock() < settings.profile_wait_s and (
-            missing or any(self._is_expected(asked) for asked in state.in_flight.questions())
-        ):
-            return False
-        state.assignment = self._assign()
-        self._newest_of = None
-        self._keep_confirmed()
-        self._log(assigned_event(state.assignment, missing))
-        return True
-
-    def _choose_provisional(self, cluster: str) -> None:
-        """Give a cluster something to train until everybody was heard, if that is wanted."""
-        state, settings = self.state, self.settings
-        if state.assignment is not None or cluster in state.provisional or not settings.is_provisional:
-            return
-        mass, limit = self._known_of(cluster)
-        taken = [expert for experts in state.provisional.values() for expert in experts]
-        state.provisional[cluster] = choose_provisional(
-            mass, settings.layers, limit, len(settings.clusters), taken, method=settings.assign_method
-        )
-        self._newest_of = None
-
-    def _keep_confirmed(self) -> None:
-        """Of the updates that wait keep what the assignment gives their clusters."""
-        state = self.state
-        for cluster, waiting in list(state.arrivals.items()):
-            kept = [confirmed(arrival, state.experts_of(cluster)) for arrival in waiting]
-            state.arrivals[cluster] = [arrival for arrival in kept if arrival is not None]
-            if not state.arrivals[cluster]:
-                del state.arrivals[cluster]
-
-    def _known_of(self, cluster: str) -> tuple[list[Any], int]:
-        """Return the routing mass of a cluster's nodes, and how many experts of a layer it may have."""
-        profiles = [profile for profile in self.state.hosts.values() if profile.cluster == cluster]
-        mass = [sum(layers) for layers in zip(*(profile.mass for profile in profiles), strict=True)]
-        return mass, self.settings.max_experts(cluster, min(profile.memory_bytes for profile in profiles))
-
-    def _assign(self) -> Assignment:
-        heard = {profile.cluster for profile in self.state.hosts.values()}
-        known = {name: self._known_of(name) for name in self.settings.clusters if name in heard}
-        mass = {name: of_cluster for name, (of_cluster, _) in known.items()}
-        limit = {name: most for name, (_, most) in known.items()}
-        return assign_experts(
-            mass, self.settings.layers, limit, method=self.settings.assign_method, seed=self.settings.seed
-        )
-
     def _values_for(self, cluster: str) -> ExpertArrays:
-        values = self.state.values
-        if self._newest_of is not values:  # a merge replaces them
-            self._newest, self._newest_of = {}, values
+        state, values = self.state, self.state.values
+        of = (state.assignments, len(state.provisional))
+        if self._newest_of[0] is not values or self._newest_of[1] != of:  # a merge replaces the values
+            self._newest, self._newest_of = {}, (values, of)
         if cluster not in self._newest:
-            experts = set(self.state.experts_of(cluster))
+            experts = set(state.experts_of(cluster))
             self._newest[cluster] = {key: value for key, value in values.items() if key.expert in experts}
         return self._newest[cluster]
 
@@ -290,6 +243,7 @@ class EmsFl(Strategy):
         """Merge what is due, or all that waits; say whether there was anything."""
         due = self._due(at_end=at_end)
         for clusters in due:
+            self._log(self._assigner.watch(clusters))
             for event in self._merge(clusters):
                 self._log(event)
         return bool(due)

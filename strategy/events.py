@@ -9,11 +9,17 @@ from strategy.staleness import Discount
 from strategy.state import Arrival, EmsFlState
 
 
-def assigned_event(assignment: Assignment, missing: Iterable[str]) -> dict[str, Any]:
-    """Return who got which experts, the capture beside random assignment's, and who was not heard."""
-    return {
+def assigned_event(
+    assignment: Assignment, missing: Iterable[str], before: Assignment | None = None
+) -> dict[str, Any]:
+    """Return who got which experts, the capture beside random assignment's, and who was not heard.
+
+    Of a later assignment also which experts moved: ``[expert, clusters that had it, clusters that have it]``.
+    """
+    moved = {} if before is None else {"moved": _moved(before, assignment)}
+    return moved | {
         "event": "assigned",
-        "experts": {name: [_name(e) for e in experts] for name, experts in assignment.experts.items()},
+        "experts": {name: [e.name for e in experts] for name, experts in assignment.experts.items()},
         "groups": [list(group) for group in assignment.groups],
         "capture": dict(assignment.capture),
         "random_capture": dict(assignment.random_capture),
@@ -37,10 +43,11 @@ def merged_event(
             "num_examples": arrival.update.num_examples,
             "local_steps": arrival.update.local_steps,
             "train_loss": arrival.update.train_loss,
-            "staleness": {_name(expert): s for expert, s in stale.items()},
-            "discount": {_name(expert): discount(s) for expert, s in stale.items()},
+            "staleness": {expert.name: s for expert, s in stale.items()},
+            "discount": {expert.name: discount(s) for expert, s in stale.items()},
         }
         | ({} if (loss := arrival.update.heldout_loss) is None else {"heldout_loss": loss})
+        | ({} if (share := arrival.update.capture) is None else {"capture": share})
         for arrival, stale in zip(arrivals, staleness, strict=True)
     ]
     experts = sorted({expert for stale in staleness for expert in stale})
@@ -48,10 +55,20 @@ def merged_event(
         "event": "merged",
         "cluster": cluster,
         "merges": state.merges,
-        "versions": {_name(expert): state.version(expert) for expert in experts},
+        "versions": {expert.name: state.version(expert) for expert in experts},
         "updates": updates,
     }
 
 
-def _name(expert: ExpertId) -> str:
-    return f"{expert.layer}.{expert.index}"
+def _moved(before: Assignment, after: Assignment) -> list[list[Any]]:
+    had, has = _owners(before), _owners(after)
+    return [[e.name, had.get(e, []), has.get(e, [])] for e in sorted(had.keys() | has.keys())
+            if had.get(e) != has.get(e)]  # fmt: skip
+
+
+def _owners(assignment: Assignment) -> dict[ExpertId, list[str]]:
+    owners: dict[ExpertId, list[str]] = {}
+    for cluster, experts in assignment.experts.items():
+        for expert in experts:
+            owners.setdefault(expert, []).append(cluster)
+    return owners

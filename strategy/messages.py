@@ -70,6 +70,8 @@ class TrainTask:
         Experts to keep in layers that are not tuned; None where the message does not say: all of them.
     proximal_mu : float
         Strength of FedProx's pull back to ``values``; 0: none.
+    watch : int
+        Number of the assignment whose capture is to be told; 0: none is.
     """
 
     values: ExpertArrays
@@ -77,6 +79,7 @@ class TrainTask:
     reply_with: str
     frozen: frozenset[ExpertId] | None = None
     proximal_mu: float = 0.0
+    watch: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +99,11 @@ class ExpertUpdate:
     heldout_loss : float or None
         Loss per token in nats of the sub-model that was sent, on text that the node holds out; None where the
         node brings no data, and the server measures.
+    capture : float or None
+        Share of the data's routing mass that falls on the experts of the sub-model, in [0, 1]; None where it
+        was not asked for.
+    capture_of : int
+        Number of the assignment that it is of.
     """
 
     arrays: ExpertArrays
@@ -103,6 +111,8 @@ class ExpertUpdate:
     train_loss: float
     local_steps: int
     heldout_loss: float | None = None
+    capture: float | None = None
+    capture_of: int = 0
 
 
 def encode_arrays(arrays: ExpertArrays) -> ArrayRecord:
@@ -152,7 +162,7 @@ def profile_reply(profile: Profile, instruction: Message) -> Message:
         }
     )
     if profile.held:
-        content.config_records[CONFIG]["held"] = _names(profile.held)
+        content.config_records[CONFIG]["held"] = [expert.name for expert in profile.held]
     return Message(content, reply_to=instruction)
 
 
@@ -173,7 +183,7 @@ def read_profile(reply: Message) -> Profile:
             num_examples=int(cast(int, metrics["num-examples"])),
             memory_bytes=int(cast(int, metrics["memory-bytes"])),
             fingerprint=str(config["fingerprint"]),
-            held=tuple(sorted(_experts(cast(list[str], config.get("held", []))))),
+            held=tuple(map(ExpertId.named, cast(list[str], config.get("held", [])))),
         )
     except KeyError as missing:
         raise ValueError(f"a profile lacks {missing}") from None
@@ -191,12 +201,15 @@ def train_instruction(
     frozen: Iterable[ExpertId] = (),
     *,
     reply_with: str = "delta",
+    watch: int = 0,
 ) -> Message:
     """Return the order to train the experts in ``values`` beside frozen ones of other layers."""
     config = ConfigRecord({"dispatch": dispatch, "reply-with": reply_with})
     # Said only where there are any: bytes that tell nothing would cross every window.
-    if named := _names(frozen):
+    if named := [expert.name for expert in sorted(frozen)]:
         config["frozen"] = named
+    if watch:
+        config["watch"] = watch
     content = RecordDict({ARRAYS: encode_arrays(values), CONFIG: config})
     return Message(content, node_id, MessageType.TRAIN)
 
@@ -215,21 +228,13 @@ def read_task(instruction: Message) -> TrainTask:
         values=decode_arrays(arrays),
         dispatch=int(cast(int, dispatch)),
         reply_with=str(config.get("reply-with", "values")),
-        frozen=_experts(cast(list[str], config["frozen"])) if "frozen" in config else None,
+        frozen=frozenset(map(ExpertId.named, cast(list[str], config["frozen"])))
+        if "frozen" in config
+        else None,
         # The key that Flower's FedProx uses.
         proximal_mu=float(cast(float, config.get("proximal-mu", 0.0))),
+        watch=int(cast(int, config.get("watch", 0))),
     )
-
-
-def lacks_reply(experts: Iterable[ExpertId], instruction: Message) -> Message:
-    """Return the answer to a training message of a node whose disk does not hold these experts."""
-    return Message(RecordDict({CONFIG: ConfigRecord({"lacks": _names(experts)})}), reply_to=instruction)
-
-
-def read_lacking(reply: Message) -> frozenset[ExpertId]:
-    """Return the experts that a node says it does not hold; none where it trained."""
-    config = reply.content.config_records.get(CONFIG, ConfigRecord())
-    return _experts(cast(list[str], config.get("lacks", [])))
 
 
 def update_reply(update: ExpertUpdate, instruction: Message) -> Message:
@@ -243,6 +248,8 @@ def update_reply(update: ExpertUpdate, instruction: Message) -> Message:
     )
     if update.heldout_loss is not None:
         metrics["heldout-loss"] = update.heldout_loss
+    if update.capture is not None:
+        metrics["capture"], metrics["capture-of"] = update.capture, update.capture_of
     content = RecordDict({ARRAYS: encode_arrays(update.arrays), METRICS: metrics})
     return Message(content, reply_to=instruction)
 
@@ -287,8 +294,17 @@ def read_update(reply: Message, asked: ExpertArrays, own_examples: int) -> Exper
     heldout = float(cast(float, metrics["heldout-loss"])) if "heldout-loss" in metrics else None
     if heldout is not None and not math.isfinite(heldout):
         raise ValueError(f"its held-out loss is {heldout}")
+    capture = float(cast(float, metrics["capture"])) if "capture" in metrics else None
+    if capture is not None and not 0.0 <= capture <= 1.0:
+        raise ValueError(f"its capture is {capture}; a share lies in 0 to 1")
     return ExpertUpdate(
-        arrays=arrays, num_examples=num_examples, train_loss=loss, local_steps=steps, heldout_loss=heldout
+        arrays=arrays,
+        num_examples=num_examples,
+        train_loss=loss,
+        local_steps=steps,
+        heldout_loss=heldout,
+        capture=capture,
+        capture_of=int(cast(int, metrics.get("capture-of", 0))),
     )
 
 
@@ -322,15 +338,6 @@ def _present(message: Message, name: str, records: Container[str]) -> str:
     if name not in records:
         raise ValueError(f"a {message.metadata.message_type} message lacks its record {name!r}")
     return name
-
-
-def _names(experts: Iterable[ExpertId]) -> list[str]:
-    return [f"{expert.layer}.{expert.index}" for expert in sorted(experts)]
-
-
-def _experts(names: Iterable[str]) -> frozenset[ExpertId]:
-    pairs = [name.partition(".") for name in names]
-    return frozenset(ExpertId(int(layer), int(index)) for layer, _, index in pairs)
 
 
 def _name(key: ParameterKey) -> str:

@@ -6,11 +6,11 @@ from typing import Any
 from flwr.app import Error, Message
 
 from moe.experts import ExpertId
-from strategy.delivery.messages import read_delivered
-from strategy.delivery.pieces import expert_name, without_experts
+from strategy.assigner import confirmed
+from strategy.delivery.messages import read_delivered, read_lacking
+from strategy.delivery.pieces import without_experts
 from strategy.flights import InFlight
-from strategy.messages import TURNED_AWAY, read_lacking, read_profile, read_update
-from strategy.provisional import confirmed
+from strategy.messages import TURNED_AWAY, read_profile, read_update
 from strategy.settings import EmsFlSettings
 from strategy.state import Arrival, EmsFlState
 
@@ -70,8 +70,9 @@ def _register(reply: Message, node_id: int, state: EmsFlState, settings: EmsFlSe
     profile = read_profile(reply)
     settings.check_profile(profile)
     state.profiles[node_id] = profile
+    state.outdated.discard(node_id)
     if profile.held:
-        state.held.setdefault(node_id, set()).update(map(expert_name, profile.held))
+        state.held.setdefault(node_id, set()).update(expert.name for expert in profile.held)
     return {
         "event": "profiled",
         "node": node_id,
@@ -90,7 +91,7 @@ def _forget(lost: Collection[ExpertId], node_id: int, state: EmsFlState) -> None
         Always: it is one of the faults that are counted.
     """
     state.held[node_id] = without_experts(state.held.get(node_id, ()), lost)
-    names = ", ".join(expert_name(expert) for expert in sorted(lost)[:3])
+    names = ", ".join(expert.name for expert in sorted(lost)[:3])
     raise ValueError(
         f"its disk does not hold experts that it had acknowledged ({names}); they are sent again"
     )

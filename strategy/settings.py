@@ -29,6 +29,10 @@ class EmsFlSettings:
         ``optimal``, ``random``, ``overlap`` or ``all``; see :func:`strategy.assignment.assign_experts`.
     is_provisional : bool
         Whether a cluster trains what its own data uses most until everybody was heard.
+    watch : float
+        Part of the capture by which a cluster's may fall before everybody is asked anew; 0: never.
+    stay : float
+        How much more an expert's mass counts for the cluster that has it, when experts are assigned anew.
     discount : Discount
         Strength of a late update; see :mod:`strategy.staleness`.
     server_learning_rate : float
@@ -60,6 +64,8 @@ class EmsFlSettings:
     one_of_each_bytes: int
     assign_method: str = "optimal"
     is_provisional: bool = False
+    watch: float = 0.0
+    stay: float = 0.1
     discount: Discount = field(default_factory=polynomial)
     server_learning_rate: float = 1.0
     buffer_size: int = 10

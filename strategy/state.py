@@ -58,6 +58,14 @@ class EmsFlState:
         Faults in a row, by node id.
     held : dict[int, set[str]]
         What a node said it holds of the model, by node id; see `strategy.delivery.pieces.Held`.
+    assignments : int
+        Assignments so far.
+    watched : dict[str, float]
+        By cluster, what its experts caught of its data at the first pass after the last assignment.
+    drifted_at_s : float or None
+        When a cluster was found to have drifted, until experts are assigned anew.
+    outdated : set[int]
+        Nodes whose profiles are to be asked anew since.
     merges : int
         Merges so far, all clusters together.
     evaluated_at : int
@@ -75,6 +83,10 @@ class EmsFlState:
     dispatches: dict[int, int] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)
     held: dict[int, set[str]] = field(default_factory=dict)
+    assignments: int = 0
+    watched: dict[str, float] = field(default_factory=dict)
+    drifted_at_s: float | None = None
+    outdated: set[int] = field(default_factory=set)
     merges: int = 0
     evaluated_at: int = -1
 

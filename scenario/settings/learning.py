@@ -148,6 +148,21 @@ class AssignSettings(Section):
         description="Until every cluster was heard each trains what its own data uses most and nobody else "
         "does; what the assignment confirms is kept.",
     )
+    watch: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Part by which what a cluster's experts catch of its data may fall below its first "
+        "visits before all are asked anew and experts move; 0 = experts are assigned once.",
+    )
+    # Moves that a tenth of an expert's mass would pay are within the noise of 32 blocks a device.
+    stay: float = Field(
+        default=0.1,
+        ge=0,
+        le=10,
+        description="When experts are assigned anew, by which part an expert's mass counts more for the "
+        "cluster that has it: moving it costs a delivery and what is under way.",
+    )
     link_budget: bool = Field(
         default=True, description="Also keep each assignment within its cluster's window bytes."
     )

@@ -10,7 +10,6 @@ from moe.disk.storage import Storage
 from moe.experts import ExpertId
 from moe.held import Extent
 from strategy.delivery.messages import Piece
-from strategy.delivery.pieces import expert_name
 
 
 class CheckpointPieces:
@@ -53,7 +52,7 @@ class CheckpointPieces:
 
     def _of(self, expert: ExpertId) -> Sequence[Piece]:
         """Return the pieces of an expert."""
-        return self._pieces(expert_name(expert), expert_extents(self._storage, expert))
+        return self._pieces(expert.name, expert_extents(self._storage, expert))
 
     def data(self, piece: Piece) -> bytes | None:
         """Return the bytes of a piece; None where they only count."""

@@ -134,6 +134,10 @@ def _pack_strategy(state: EmsFlState) -> dict[str, Any]:
         "arrivals": {name: [_pack_arrival(a) for a in waiting] for name, waiting in state.arrivals.items()},
         "dispatches": state.dispatches,
         "failures": state.failures,
+        "assignments": state.assignments,
+        "watched": state.watched,
+        "drifted_at_s": state.drifted_at_s,
+        "outdated": sorted(state.outdated),
         "held": {node: sorted(names) for node, names in state.held.items()},
         "merges": state.merges,
         "evaluated_at": state.evaluated_at,
@@ -163,6 +167,10 @@ def _unpack_strategy(tree: Mapping[str, Any]) -> EmsFlState:
         arrivals={name: [_unpack_arrival(a) for a in waiting] for name, waiting in tree["arrivals"].items()},
         dispatches={int(node): count for node, count in tree["dispatches"].items()},
         failures={int(node): count for node, count in tree["failures"].items()},
+        assignments=tree.get("assignments", int(assignment is not None)),
+        watched=tree.get("watched", {}),
+        drifted_at_s=tree.get("drifted_at_s"),
+        outdated=set(tree.get("outdated", ())),
         held={int(node): set(names) for node, names in tree.get("held", {}).items()},
         merges=tree["merges"],
         evaluated_at=tree["evaluated_at"],
@@ -218,17 +226,21 @@ def _pack_arrival(arrival: Arrival) -> dict[str, Any]:
         "arrays": _pack_arrays(update.arrays),
         "numbers": [update.num_examples, update.train_loss, update.local_steps],
         "heldout_loss": update.heldout_loss,
+        "capture": [update.capture, update.capture_of],
     }
 
 
 def _unpack_arrival(tree: Mapping[str, Any]) -> Arrival:
     num_examples, train_loss, local_steps = tree["numbers"]
+    capture, capture_of = tree.get("capture", (None, 0))
     update = ExpertUpdate(
         arrays=_unpack_arrays(tree["arrays"]),
         num_examples=num_examples,
         train_loss=train_loss,
         local_steps=local_steps,
         heldout_loss=tree.get("heldout_loss"),
+        capture=capture,
+        capture_of=capture_of,
     )
     return Arrival(
         node_id=tree["node_id"],

@@ -5,11 +5,13 @@ reply one ConfigRecord with the names of those that are safe on the node's disk.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+
+from moe.experts import ExpertId
 
 DELIVERY = "query.deliver"
 """Flower's type of these messages: a query with an action of its own."""
@@ -169,3 +171,15 @@ def read_delivered(reply: Message, sent: Sequence[str]) -> tuple[str, ...]:
             f"it acknowledges pieces {list(names)[:3]} of the model; it was sent {list(sent)[:3]}"
         )
     return names
+
+
+def lacks_reply(experts: Iterable[ExpertId], instruction: Message) -> Message:
+    """Return the answer to a training message of a node whose disk does not hold these experts."""
+    lacks = ConfigRecord({"lacks": [expert.name for expert in sorted(experts)]})
+    return Message(RecordDict({_RECORD: lacks}), reply_to=instruction)
+
+
+def read_lacking(reply: Message) -> frozenset[ExpertId]:
+    """Return the experts that a node says it does not hold; none where it trained."""
+    record = reply.content.config_records.get(_RECORD, ConfigRecord())
+    return frozenset(map(ExpertId.named, cast(list[str], record.get("lacks", []))))

@@ -84,7 +84,7 @@ class PieceDelivery(Delivery):
     def _lacking(self, experts: Iterable[ExpertId], held: Held) -> list[Piece]:
         lacking = [piece for piece in self._catalogue.shared if piece.name not in held]
         for expert in sorted(experts):
-            if expert_name(expert) not in held:
+            if expert.name not in held:
                 lacking += [piece for piece in self._catalogue.of(expert) if piece.name not in held]
         return lacking
 
@@ -99,11 +99,6 @@ class PieceDelivery(Delivery):
         return taken
 
 
-def expert_name(expert: ExpertId) -> str:
-    """Return ``layer.index``, which the names of an expert's pieces begin with."""
-    return f"{expert.layer}.{expert.index}"
-
-
 def without_experts(held: Held, experts: Iterable[ExpertId]) -> set[str]:
     """Return what is held without anything of these experts: a node that lost them says so.
 
@@ -112,5 +107,5 @@ def without_experts(held: Held, experts: Iterable[ExpertId]) -> set[str]:
     >>> sorted(without_experts({"0.1", "0.1/0", "0.10/0", "shared/0"}, [ExpertId(0, 1)]))
     ['0.10/0', 'shared/0']
     """
-    lost = {expert_name(expert) for expert in experts}
+    lost = {expert.name for expert in experts}
     return {name for name in held if name.partition("/")[0] not in lost}

@@ -18,8 +18,8 @@ from moe.tuning.adapters import initial_arrays
 from scenario.settings.config import Scalar
 from scenario.settings.reading import read_config
 from server.delivery.catalogue import CheckpointPieces
-from strategy.delivery.messages import delivery_instruction, piece_names, read_delivered
-from strategy.messages import decode_arrays, read_lacking, train_instruction
+from strategy.delivery.messages import delivery_instruction, piece_names, read_delivered, read_lacking
+from strategy.messages import decode_arrays, train_instruction
 from tests.fake_grid import FakeGrid
 from tests.runs.conftest import Settings
 

@@ -18,12 +18,13 @@ from strategy.delivery.messages import (
     delivered_reply,
     delivery_instruction,
     freight_bytes,
+    lacks_reply,
     piece_names,
     read_delivery,
 )
-from strategy.delivery.pieces import PieceDelivery, expert_name
+from strategy.delivery.pieces import PieceDelivery
 from strategy.ems_fl import EmsFl
-from strategy.messages import Profile, encode_arrays, lacks_reply, read_task
+from strategy.messages import Profile, encode_arrays, read_task
 from tests.fake_grid import FakeGrid
 from tests.strategy.world import ArithmeticClient, Ticks, settings, zeros
 
@@ -49,7 +50,7 @@ class Pieces:
         return tuple(piece(f"shared/{at}") for at in range(2)) if self.brings_shared else ()
 
     def of(self, expert: ExpertId) -> Sequence[Piece]:
-        return tuple(piece(f"{expert_name(expert)}/{at}") for at in range(3))
+        return tuple(piece(f"{expert.name}/{at}") for at in range(3))
 
     def data(self, piece: Piece) -> bytes | None:
         return bytes(piece.num_bytes) if self.travels else None

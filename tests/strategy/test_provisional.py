@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from moe.experts import ExpertId
+from strategy.assigner import choose_provisional
 from strategy.baselines.asynchronous import FedBuff
 from strategy.ems_fl import EmsFl
 from strategy.messages import encode_arrays, read_task
-from strategy.provisional import choose_provisional
 from tests.fake_grid import FakeGrid
 from tests.strategy.world import ArithmeticClient, Ticks, settings, zeros
 
