@@ -45,7 +45,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "scenario.data": ("scenario.tables", "sim", "demo"),
     "scenario": (
         *("scenario.settings", "scenario.data", "demo", "demo.real"),
-        *("moe", "moe.disk", "moe.submodel", "moe.tuning", "sim", "sim.plans", "sim.plan_files"),
+        *("moe", "moe.disk", "moe.submodel", "moe.standin", "moe.tuning", "moe.export"),
+        *("sim", "sim.plans", "sim.plan_files"),
     ),
     # side by side: neither imports the other
     "client": (
