@@ -94,7 +94,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
             "moe.export",
             "sim.contacts",
         ),
-        *("scenario.data", "demo", "demo.real"),
+        *("scenario", "scenario.settings", "scenario.data", "moe", "moe.disk", "moe.standin"),
+        *("demo", "demo.real"),
     ),
 }
 ROOMS = tuple(dict.fromkeys(folder.split(".")[0] for folder in MAY_IMPORT))
