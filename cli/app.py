@@ -80,6 +80,14 @@ def inspect(arguments: Rest = None) -> None:
 
 
 @app.command(context_settings=PASS_ON)
+def prepare(arguments: Rest = None) -> None:
+    """Make what stands for a checkpoint's experts on devices without them."""
+    from cli.prepare import main
+
+    _end(main, arguments, "prepare")
+
+
+@app.command(context_settings=PASS_ON)
 def export(arguments: Rest = None) -> None:
     """Merge a run's adapter into its base checkpoint."""
     from moe.export.command import main

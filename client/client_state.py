@@ -148,7 +148,7 @@ class ClientState:
 
     @cached_property
     def _keeps_apart(self) -> bool:
-        return keeps_examples_apart(self._models.streamed())
+        return keeps_examples_apart(self._models.profiling())
 
     @cached_property
     def heldout(self) -> NDArray[np.int64] | None:
@@ -169,7 +169,7 @@ class ClientState:
         if sample_NT.ndim == 3:
             # One by one, without their padding, which would count too.
             batches = tuple(block[None, :, : int((block[2] > 0).sum())] for block in sample_NT)
-        return tuple(routing_mass(self._models.streamed(), batches))
+        return tuple(routing_mass(self._models.profiling(), batches))
 
 
 def client_state(context: Context) -> ClientState:

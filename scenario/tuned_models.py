@@ -15,6 +15,7 @@ from moe.tuning.adapters import attach
 from moe.tuning.memory_budget import kept_expert_bytes
 from scenario.model_cache import ModelCache
 from scenario.settings.config import RunConfig
+from scenario.stand_ins import load_profiling
 
 MEGABYTE = 1_000_000
 KEPT_SHARE = 0.5
@@ -48,13 +49,15 @@ class TunedModels:
             if experts is not None:
                 return load_tuned(config, path, tuning, experts)
             device = choose_device(config.model.device)
+            if config.uses_stand_ins:
+                return to_device(load_profiling(config, path), device)
             model = to_device(load_streamed(path, dtype=config.model.dtype, hold=config.model.hold), device)
             for module in streamed_experts(model) if keeps_all() else ():
                 module.read = cache(module.read)
             return model
 
         def expected_bytes(experts: frozenset[ExpertId] | None) -> int:
-            if experts is None and keeps_all():
+            if experts is None and keeps_all() and not config.uses_stand_ins:
                 return layout().total_bytes
             return submodel_bytes(layout(), tuning, experts or ())
 
@@ -65,11 +68,12 @@ class TunedModels:
         """Return the sub-model of these experts with their tuned arrays attached, of whatever values."""
         return self._kept.get(frozenset(experts))
 
-    def streamed(self) -> PreTrainedModel:
-        """Return the whole model to profile with, whose experts come from disk one by one.
+    def profiling(self) -> PreTrainedModel:
+        """Return the model to profile with: the shared part, with something in the place of all experts.
 
-        A device that can only hold its sub-model must still say which experts it needs; the numbers are
-        those of the full model. It is one of those kept, for its shared part is as large as theirs.
+        A device that can only hold its sub-model must still say which experts it needs. They come from disk
+        one by one, and the numbers are those of the full model; or stand-ins are in their place, and the
+        numbers are near. It is one of those kept, for its shared part is as large as theirs.
         """
         return cast(PreTrainedModel, self._kept.get(None))
 

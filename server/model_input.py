@@ -64,6 +64,10 @@ def read_model(
     length = config.data.sequence_length
     for note in check_blocks(world.text, tokenizer, world.population, sequence_length=length):
         say(f"note: {note}")
+    if config.uses_stand_ins:
+        from scenario.stand_ins import ensure_stand_ins  # Only now: it imports PEFT.
+
+        ensure_stand_ins(config, path, say)
     return path, layout
 
 

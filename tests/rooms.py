@@ -47,7 +47,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "scenario.data": ("scenario.tables", "sim", "demo"),
     "scenario": (
         *("scenario.settings", "scenario.data", "demo", "demo.real"),
-        *("moe", "moe.disk", "moe.submodel", "moe.tuning", "sim", "sim.plans", "sim.plan_files"),
+        *("moe", "moe.disk", "moe.submodel", "moe.standin", "moe.tuning", "moe.export"),
+        *("sim", "sim.plans", "sim.plan_files"),
     ),
     # side by side: neither imports the other
     "client": (
@@ -101,7 +102,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
             "moe.export",
             "sim.contacts",
         ),
-        *("scenario.data", "demo", "demo.real"),
+        *("scenario", "scenario.settings", "scenario.data", "moe", "moe.disk", "moe.standin"),
+        *("demo", "demo.real"),
     ),
 }
 ROOMS = tuple(dict.fromkeys(folder.split(".")[0] for folder in MAY_IMPORT))

@@ -14,7 +14,7 @@ from server.record.run_folder import RESUME_FILE
 from server.report.summary import SUMMARY_FILE, ClusterSummary, Cost, RunSummary, read_summary, write_summary
 from tests.rooms import ROOT
 
-COMMANDS = ("run", "demo", "resume", "report", "inspect", "export", "contacts", "stop")
+COMMANDS = ("run", "demo", "resume", "report", "inspect", "prepare", "export", "contacts", "stop")
 COST = Cost(bytes_down=3, bytes_up=2, trainable_parameters=1)
 SUMMARY = RunSummary(
     strategy="ems-fl",

@@ -34,6 +34,11 @@ class RunConfig(Section):
     fedavg: learning.FedAvgSettings = learning.FedAvgSettings()
     report: learning.ReportSettings = learning.ReportSettings()
 
+    @property
+    def uses_stand_ins(self) -> bool:
+        """Whether devices profile without experts."""
+        return self.profile.method == "stand-in"
+
 
 def config_fields() -> dict[str, FieldInfo]:
     """Return every setting by its dotted key, in the order of the model."""

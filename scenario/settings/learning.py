@@ -130,6 +130,24 @@ class ProfileSettings(Section):
         le=8784,
         description="Hours to wait for profiles; then assign with those that came.",
     )
+    # For now auto is exact: devices hold the whole checkpoint on disk.
+    method: Literal["auto", "exact", "stand-in"] = Field(
+        default="auto",
+        description="What devices profile with: the checkpoint's experts, read from disk one by one (exact), "
+        "or its shared part and small maps that stand for the experts (stand-in), made once a machine; "
+        "auto = exact.",
+    )
+    # Rank 16 and a constant for each expert: 0.986 of the exact capture or more on six bases (docs/LOG.md).
+    stand_in_rank: int = Field(
+        default=16, ge=1, le=4096, description="Rank of the map that stands for a layer's experts."
+    )
+    stand_in_text: str = Field(
+        default="",
+        description="Text that stand-ins are fitted to, absolute, as data.source; it must hold every domain "
+        "that devices hold. Empty = the part of the embedded text that no device holds.",
+    )
+
+    _absolute = field_validator("stand_in_text")(require_absolute)
 
 
 class AssignSettings(Section):

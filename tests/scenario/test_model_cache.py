@@ -131,13 +131,13 @@ def test_a_real_sub_model_that_goes_leaves_nothing_behind(path: Path) -> None:
     models = TunedModels(config, str(path), Tuning(method="full", router_rows=True))
     dropped: list[weakref.ref[Any]] = []
     for _ in range(2):
-        dropped.append(weakref.ref(models.streamed()))
+        dropped.append(weakref.ref(models.profiling()))
         for index in (1, 2):
             model = models.submodel([ExpertId(0, index), ExpertId(1, index)])
             train(model, np.random.default_rng(0).integers(0, VOCABULARY, (4, 12)), SPEC, [1])
             dropped += [weakref.ref(model), *map(weakref.ref, model.parameters())]
             del model
-    models.streamed()
+    models.profiling()
     assert len(dropped) > 20
     assert not any(ref() is not None for ref in dropped)
 

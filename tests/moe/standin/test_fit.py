@@ -106,7 +106,7 @@ def test_an_expert_is_read_once_and_those_of_the_last_layer_never(
 
 @pytest.fixture
 def affine(tiny: Callable[[str], Path], tmp_path: Path) -> tuple[Path, StandIn]:
-    """Make a gpt_oss whose first layer's experts are a map of rank 3 and a constant each; and that stand-in."""
+    """Make a gpt_oss whose first experts are a map of rank 3 and a constant each; return both."""
     model = AutoModelForCausalLM.from_pretrained(tiny("gpt_oss"))
     experts = model.model.layers[0].mlp.experts
     draw = torch.Generator().manual_seed(2)
