@@ -16,6 +16,7 @@ from moe.delivery.part import put_piece
 from moe.experts import ExpertArrays, ExpertId, ParameterKey
 from moe.held import Extent
 from moe.objective import mean_loss
+from moe.submodel.routing import kept_share
 from moe.tuning.adapters import get_arrays, set_arrays
 from sim.grid.groups import each_of_group
 from strategy.delivery.messages import delivered_reply, lacks_reply, read_delivery
@@ -38,12 +39,12 @@ def profile(message: Message, context: Context) -> Message:
     """Answer which experts the devices' data uses, and what the devices are."""
     state = client_state(context)
     instructions = read_instructions(message, context, state.config, state.population)
-    per_device = [state.mass(device) for device in instructions.devices]
+    per_device = [state.mass(device, instructions.era) for device in instructions.devices]
     answer = Profile(
         cluster=instructions.cluster,
         devices=instructions.devices,
         mass=tuple(sum(layers) for layers in zip(*per_device, strict=True)),
-        num_examples=sum(len(state.blocks(device)) for device in instructions.devices),
+        num_examples=sum(len(state.blocks(device, instructions.era)) for device in instructions.devices),
         memory_bytes=min(state.memory_bytes(device) for device in instructions.devices),
         fingerprint=state.fingerprint,
         held=state.held_experts(),
@@ -72,6 +73,7 @@ def tune(message: Message, context: Context) -> Message:
         return instructions.sign(lacks_reply(lacking, message))
     outcomes = [_tune_on(device, task, instructions, state) for device in instructions.devices]
     examples = sum(result.num_examples for result, _ in outcomes)
+    capture = _capture(task, instructions, state) if task.watch else None
     update = ExpertUpdate(
         arrays={
             key: _mean_over_devices(start if task.reply_with == "values" else None, key, outcomes)
@@ -81,6 +83,8 @@ def tune(message: Message, context: Context) -> Message:
         train_loss=sum(r.num_examples * r.loss for r, _ in outcomes) / examples,
         local_steps=max(result.steps for result, _ in outcomes),
         heldout_loss=_heldout_loss(task, state),
+        capture=capture,
+        capture_of=task.watch,
     )
     return instructions.sign(update_reply(update, message))
 
@@ -93,9 +97,9 @@ def evaluate(message: Message, context: Context) -> Message:
     task = read_task(message)
     model = state.submodel(_kept(task, state))
     set_arrays(model, task.values)
-    counts = [len(state.blocks(device)) for device in instructions.devices]
     batch = state.config.evaluate.batch_size
-    losses = [mean_loss(model, state.blocks(device), batch) for device in instructions.devices]
+    blocks = [state.blocks(device, instructions.era) for device in instructions.devices]
+    counts, losses = [len(of) for of in blocks], [mean_loss(model, of, batch) for of in blocks]
     loss = sum(n * value for n, value in zip(counts, losses, strict=True)) / sum(counts)
     return loss_reply(loss, sum(counts), message)
 
@@ -118,6 +122,15 @@ def _heldout_loss(task: TrainTask, state: ClientState) -> float | None:
     return mean_loss(model, state.heldout, state.config.evaluate.batch_size)
 
 
+def _capture(task: TrainTask, instructions: Instructions, state: ClientState) -> float:
+    """Return what the experts of the sub-model, as it was sent, catch of the devices' routing."""
+    model = state.submodel(_kept(task, state))
+    set_arrays(model, task.values)
+    era, devices = instructions.era, instructions.devices
+    shares = [kept_share(model, state.sample(device, era)) for device in devices]
+    return float(np.average(shares, weights=[len(state.blocks(device, era)) for device in devices]))
+
+
 def _kept(task: TrainTask, state: ClientState) -> frozenset[ExpertId]:
     """Return the experts that the sub-model of a task holds."""
     frozen = state.frozen_experts if task.frozen is None else task.frozen
@@ -133,7 +146,8 @@ def _tune_on(
     set_arrays(model, task.values)
     share_s = instructions.wall_budget_s / len(instructions.devices)
     spec = state.train_spec(instructions.steps, share_s, task.proximal_mu)
-    lower = state.lower_layers(model, experts, device)
-    result = train(model, state.blocks(device), spec, [state.config.seed, device, task.dispatch], lower)
+    blocks = state.blocks(device, instructions.era)
+    lower = state.lower_layers(model, experts, device, instructions.era)
+    result = train(model, blocks, spec, [state.config.seed, device, task.dispatch], lower)
     tuned = get_arrays(model)
     return result, {key: tuned[key] - start for key, start in task.values.items()}

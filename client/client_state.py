@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from flwr.app import Context
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from client.hosting import PART, OwnData, own_data, own_text
@@ -27,7 +27,7 @@ from moe.export.checkpoint import fingerprint
 from moe.held import Held
 from moe.submodel.routing import routing_mass
 from scenario.data.federated_text import FederatedText
-from scenario.derive import block_form, population_from, text_from, tuning_from
+from scenario.derive import block_form, drifted_text, population_from, text_from, tuning_from
 from scenario.model_name import resolve_model_name
 from scenario.settings.config import RunConfig, Scalar
 from scenario.settings.reading import read_config
@@ -107,13 +107,13 @@ class ClientState:
         return self._models.submodel(experts)
 
     def lower_layers(
-        self, model: nn.Module, experts: frozenset[ExpertId], device_id: int
+        self, model: nn.Module, experts: frozenset[ExpertId], device_id: int, era: int = 0
     ) -> LowerLayers | None:
         """Return what the frozen layers below the tuned ones give for a device; None where it is not kept."""
         if not self._kept_outputs.max_bytes:
             return None
         frozen = frozenset(expert for expert in experts if not self.tuning.tunes(expert.layer))
-        return LowerLayers(model, self._kept_outputs, (device_id, frozen)) or None
+        return LowerLayers(model, self._kept_outputs, (device_id, era, frozen)) or None
 
     def train_spec(self, steps: int, wall_budget_s: float, proximal_mu: float = 0.0) -> TrainSpec:
         """Return how to train for so many steps, or for so long."""
@@ -138,13 +138,18 @@ class ClientState:
         return text_from(self.config, self.population)
 
     @cached_property
+    def _drifted(self) -> FederatedText:
+        return drifted_text(self.config, self._text)
+
+    @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         return load_tokenizer(self.path)
 
-    def _pack(self, device_id: int) -> NDArray[np.int64]:
-        """Return the device's token blocks [N, T], of examples [N, 3, T]."""
-        several = self._text.holds_examples and self._keeps_apart
-        return self._text.pack_device(self._tokenizer, device_id, block_form(self.config), several=several)
+    def _pack(self, device_id: int, era: int = 0) -> NDArray[np.int64]:
+        """Return the device's token blocks [N, T], of examples [N, 3, T]; of era 1 those it drifts to."""
+        text = self._drifted if era else self._text
+        several = text.holds_examples and self._keeps_apart
+        return text.pack_device(self._tokenizer, device_id, block_form(self.config), several=several)
 
     @cached_property
     def _keeps_apart(self) -> bool:
@@ -162,14 +167,17 @@ class ClientState:
             self._tokenizer, cluster, block_form(self.config), most, several=several
         )
 
-    def _profile(self, device_id: int) -> tuple[NDArray[np.float64], ...]:
-        """Return the gate mass [E] per MoE layer of a sample of the device's blocks."""
-        sample_NT = torch.from_numpy(self.blocks(device_id)[: self.config.profile.examples])
-        batches = sample_NT.split(self.config.evaluate.batch_size)
+    def sample(self, device_id: int, era: int = 0) -> tuple[Tensor, ...]:
+        """Return batches of the blocks by which a device's routing is judged."""
+        sample_NT = torch.from_numpy(self.blocks(device_id, era)[: self.config.profile.examples])
         if sample_NT.ndim == 3:
             # One by one, without their padding, which would count too.
-            batches = tuple(block[None, :, : int((block[2] > 0).sum())] for block in sample_NT)
-        return tuple(routing_mass(self._models.profiling(), batches))
+            return tuple(block[None, :, : int((block[2] > 0).sum())] for block in sample_NT)
+        return sample_NT.split(self.config.evaluate.batch_size)
+
+    def _profile(self, device_id: int, era: int = 0) -> tuple[NDArray[np.float64], ...]:
+        """Return the gate mass [E] per MoE layer of a sample of the device's blocks."""
+        return tuple(routing_mass(self._models.profiling(), self.sample(device_id, era)))
 
 
 def client_state(context: Context) -> ClientState:

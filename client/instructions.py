@@ -11,6 +11,7 @@ from typing import cast
 from flwr.app import ConfigRecord, Context, Message
 
 from client.hosting import hosted_devices
+from scenario.derive import era_at
 from scenario.settings.config import RunConfig
 from sim.grid.transit import SKY_RECORD
 from sim.population import Population
@@ -31,12 +32,15 @@ class Instructions:
         Most local steps.
     wall_budget_s : float
         Most real seconds; infinite in simulation.
+    era : int
+        Which text simulated devices hold: 0, or 1 once it has drifted.
     """
 
     cluster: str
     devices: tuple[int, ...]
     steps: int
     wall_budget_s: float
+    era: int = 0
 
     def sign(self, reply: Message) -> Message:
         """Return the reply; a deployed node's says which devices it is for, which nobody else knows."""
@@ -63,6 +67,7 @@ def read_instructions(
             devices=tuple(cast(list[int], sky["devices"])),
             steps=int(cast(int, sky["local-steps"])),
             wall_budget_s=math.inf,
+            era=era_at(config, float(cast(float, sky["time-s"]))),
         )
     devices = hosted_devices(context.node_config, population)
     clusters = {population.device(device).cluster for device in devices}

@@ -63,6 +63,20 @@ def text_from(config: RunConfig, population: Population) -> FederatedText:
     )
 
 
+def era_at(config: RunConfig, time_s: float) -> int:
+    """Return which text devices hold at a time of the run: 0, or 1 once ``data.drift-hours`` have passed."""
+    drift_s = config.data.drift_hours * 3600.0
+    return int(0.0 < drift_s <= time_s)
+
+
+def drifted_text(config: RunConfig, text: FederatedText) -> FederatedText:
+    """Return who has which text once it has drifted: the first clusters take over one another's."""
+    count = len(text.clusters)
+    turning = max(2, round(config.data.drift_share * count))
+    order = [(at + 1) % turning if at < turning else at for at in range(count)]
+    return text.exchanged(order)
+
+
 def block_form(config: RunConfig) -> BlockForm:
     """Return what token blocks are like."""
     return BlockForm(sequence_length=config.data.sequence_length, long_examples=config.data.long_examples)

@@ -22,7 +22,7 @@ from moe.objective import mean_loss, summed_losses
 from moe.tuning.adapters import MergedModel, set_arrays
 from scenario.data.federated_text import FederatedText
 from scenario.data.questions import Questions
-from scenario.derive import block_form
+from scenario.derive import block_form, drifted_text, era_at
 from scenario.settings.config import RunConfig
 from scenario.tuned_models import TunedModels
 
@@ -52,32 +52,38 @@ class Evaluator:
         self._dtype = config.model.dtype
         self._several: bool | None = None if text.holds_examples else False
 
-        def pack(several: bool) -> Mapping[str, NDArray[np.int64]]:
-            form, most = block_form(config), config.data.heldout_examples
-            return {
-                name: text.pack_heldout(tokenizer, name, form, most, several=several) for name in clusters
-            }
+        def text_of(era: int) -> FederatedText:
+            return drifted_text(config, text) if era else text
 
-        def questions(cluster: str) -> Questions:
+        def pack(several: bool, era: int) -> Mapping[str, NDArray[np.int64]]:
+            form, most, of = block_form(config), config.data.heldout_examples, text_of(era)
+            return {name: of.pack_heldout(tokenizer, name, form, most, several=several) for name in clusters}
+
+        def questions(cluster: str, era: int) -> Questions:
             length = config.data.sequence_length
-            return text.questions(tokenizer, cluster, config.evaluate.choices, length)
+            return text_of(era).questions(tokenizer, cluster, config.evaluate.choices, length)
 
         self._pack, self._questions = cache(pack), cache(questions)
+        self._era = 0
         self._merged: MergedModel | None = None
         self._submodels = TunedModels(config, path, tuning)
         # The values that a run begins and ends with are measured twice: as it goes, and for its summary. And
         # most clusters' own experts are the same at two measurements in a row.
         self._known: dict[bytes, Any] = {}
 
+    def turn_to(self, time_s: float) -> None:
+        """Measure from now on what clusters hold out at this time of the run; see ``data.drift-hours``."""
+        self._era = era_at(self._config, time_s)
+
     def merged(self, values: ExpertArrays) -> dict[str, float]:
         """Return the loss of the merged model under its full router, by cluster; nats per token."""
-        return dict(self._remembered(_digest("", values), lambda: self._measure_merged(values)))
+        return dict(self._remembered(self._digest("", values), lambda: self._measure_merged(values)))
 
     def submodel(self, cluster: str, experts: tuple[ExpertId, ...], values: ExpertArrays) -> float:
         """Return the loss of a cluster's own sub-model on its own text; nats per token."""
         kept = set(experts)
         own = {key: value for key, value in values.items() if key.expert in kept}
-        digest = _digest(cluster, own)
+        digest = self._digest(cluster, own)
         return float(self._remembered(digest, lambda: self._measure_submodel(cluster, experts, own)))
 
     def _remembered(self, digest: bytes, measure: Callable[[], Any]) -> Any:
@@ -130,7 +136,7 @@ class Evaluator:
         The answer chosen is the one with the highest probability, all its tokens together: ``acc`` of the
         lm-evaluation-harness (github.com/EleutherAI/lm-evaluation-harness). Of equal ones the first.
         """
-        asked = self._questions(cluster)
+        asked = self._questions(cluster, self._era)
         model, batch = self.model_of(experts, values), self._config.evaluate.batch_size
         losses = summed_losses(model, asked.blocks.reshape(-1, *asked.blocks.shape[2:]), batch)
         chosen_Q = losses.reshape(asked.blocks.shape[:2]).argmin(axis=1)
@@ -138,23 +144,22 @@ class Evaluator:
 
     def heldout(self, cluster: str) -> NDArray[np.int64]:
         """Return held-out blocks of a cluster, token ids ``[N, T]``, or of one example each ``[N, 3, T]``."""
-        return self._pack(False)[cluster]
+        return self._pack(False, self._era)[cluster]
 
     def _blocks(self, model: nn.Module) -> Mapping[str, NDArray[np.int64]]:
         """Return the held-out blocks by cluster; of examples, several in one if a model keeps them apart."""
         if self._several is None:
             self._several = keeps_examples_apart(model)
-        return self._pack(self._several)
+        return self._pack(self._several, self._era)
+
+    def _digest(self, of: str, values: ExpertArrays) -> bytes:
+        """Return what is the same exactly for the same values on the same text."""
+        digest = sha256(f"{self._era} {of}".encode())
+        for key in sorted(values):
+            digest.update(f"{key}{values[key].dtype}{values[key].shape}".encode())
+            digest.update(np.ascontiguousarray(values[key]).data)
+        return digest.digest()
 
     def text(self, tokens: NDArray[np.int64]) -> str:
         """Return token ids as people read them."""
         return str(self._tokenizer.decode(tokens.tolist(), skip_special_tokens=True))
-
-
-def _digest(of: str, values: ExpertArrays) -> bytes:
-    """Return what is the same exactly for the same values."""
-    digest = sha256(of.encode())
-    for key in sorted(values):
-        digest.update(f"{key}{values[key].dtype}{values[key].shape}".encode())
-        digest.update(np.ascontiguousarray(values[key]).data)
-    return digest.digest()

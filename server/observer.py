@@ -86,6 +86,7 @@ class Observer:
         time_s: float,
     ) -> MetricRecord:
         """Evaluate the merged model and every cluster's own sub-model; returns the losses."""
+        self._evaluator.turn_to(time_s)
         with self._log.doing("measuring held-out loss"):
             merged = self._evaluator.merged(merged_values)
             own = {
@@ -122,9 +123,15 @@ class Observer:
             )
         if kind == "refused":
             return f"node {event['node']} refused ({event['failures']} in a row): {event['reason'][:400]}"
+        if kind == "drifted":
+            return (
+                f"{event['cluster']}: its experts catch {event['capture']:.1%} of its data, "
+                f"{event['capture_at_first']:.1%} at first; all are asked anew"
+            )
         if kind == "assigned":
-            missing = event["not_heard"]
-            return "experts assigned" + (f"; not heard and left out: {', '.join(missing)}" if missing else "")
+            missing, moved = event["not_heard"], event.get("moved")
+            words = "experts assigned" if moved is None else f"experts assigned anew, {len(moved)} moved"
+            return words + (f"; not heard and left out: {', '.join(missing)}" if missing else "")
         return ""
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from statistics import fmean
 
 from moe.experts import ExpertArrays, ExpertId
+from scenario.derive import drifted_text, era_at
 from scenario.settings.config import RunConfig
 from server.delivery.plan import whole_bytes
 from server.ems_fl_run import Outcome
@@ -16,11 +17,19 @@ from server.report.rival import comparison
 from server.report.screen import near_uniform_gains, near_uniform_warning
 from server.report.summary import ClusterSummary, Cost, RunSummary, cost_of_messages
 
+DRIFTED = (
+    "clusters hold one another's text since data.drift-hours; losses before and after are on what they hold "
+    "at the end"
+)
+
 
 def summarise(
     job: Job, outcome: Outcome, ledger: Ledger, evaluator: Evaluator, *, folder: str, began_wall_s: float
 ) -> RunSummary:
     """Return the summary of a run: losses measured now, from the first values and the last."""
+    evaluator.turn_to(outcome.clock_s)
+    has_drifted = era_at(job.config, outcome.clock_s)
+    text = drifted_text(job.config, job.text) if has_drifted else job.text
     merged_before, merged_after = evaluator.merged(job.initial), evaluator.merged(outcome.merged)
     own_before = _own_losses(job.initial, outcome, evaluator)
     own_after = _own_losses(outcome.values, outcome, evaluator)
@@ -45,7 +54,7 @@ def summarise(
             merged_loss_after=merged_after[name],
             **_accuracies(name, job, outcome, evaluator),
         )
-        for name, domain in zip(job.clusters, job.text.domains, strict=True)
+        for name, domain in zip(job.clusters, text.domains, strict=True)
     )
     warning = near_uniform_warning(near_uniform_gains(assigned)) if assigned else ""
     turned_away = [f"node {node} was refused: {why}" for node, why in ledger.turned_away.items()]
@@ -61,7 +70,7 @@ def summarise(
         run_folder=folder,
         is_simulated=job.plan is not None,
         whole_model_bytes=len(ledger.brought) * whole_bytes(job.path) if ledger.brought else 0,
-        warnings=(*filter(None, [warning]), *turned_away),
+        warnings=(*filter(None, [warning, DRIFTED if has_drifted else ""]), *turned_away),
         comparison=comparison(
             job.config,
             before=fmean(merged_before.values()),

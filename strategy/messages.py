@@ -99,11 +99,9 @@ class ExpertUpdate:
     heldout_loss : float or None
         Loss per token in nats of the sub-model that was sent, on text that the node holds out; None where the
         node brings no data, and the server measures.
-    capture : float or None
-        Share of the data's routing mass that falls on the experts of the sub-model, in [0, 1]; None where it
-        was not asked for.
-    capture_of : int
-        Number of the assignment that it is of.
+    capture, capture_of : float or None, int
+        Share of the data's routing mass that falls on the experts of the sub-model, in [0, 1], and number of
+        the assignment; None where it was not asked for.
     """
 
     arrays: ExpertArrays
@@ -224,13 +222,12 @@ def read_task(instruction: Message) -> TrainTask:
     """
     arrays, config = _arrays(instruction), _config(instruction)
     dispatch = config.get("dispatch", config.get("server-round", 0))
+    frozen = cast(list[str] | None, config.get("frozen"))
     return TrainTask(
         values=decode_arrays(arrays),
         dispatch=int(cast(int, dispatch)),
         reply_with=str(config.get("reply-with", "values")),
-        frozen=frozenset(map(ExpertId.named, cast(list[str], config["frozen"])))
-        if "frozen" in config
-        else None,
+        frozen=None if frozen is None else frozenset(map(ExpertId.named, frozen)),
         # The key that Flower's FedProx uses.
         proximal_mu=float(cast(float, config.get("proximal-mu", 0.0))),
         watch=int(cast(int, config.get("watch", 0))),

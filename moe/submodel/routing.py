@@ -4,18 +4,19 @@ Shape letters: B sequences, T tokens of a sequence, K choices per token, L MoE l
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from moe.families.blocks import MoEBlock, find_blocks
 from moe.objective import is_encoder_decoder, language_model_inputs
-from moe.submodel.expert_subset import ExpertSubset
+from moe.submodel.expert_subset import ExpertSubset, expert_subsets
 from moe.submodel.whole_layer import whole_layers
 
 
@@ -47,6 +48,48 @@ def routing_mass(model: PreTrainedModel, batches_BT: Iterable[Tensor]) -> NDArra
         If there is no batch, or the model is a sub-model.
     """
     blocks, modules = _observed(model)
+    return _mass(model, batches_BT, blocks, modules)
+
+
+@torch.no_grad()
+def kept_share(model: nn.Module, batches_BT: Iterable[Tensor]) -> float:
+    """Return the share of the gate weight that falls on the experts a sub-model keeps, mean over layers.
+
+    Under the routing that its own layers lead to, before anything is done about absent experts. A layer that
+    no token reached is left out.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A sub-model, with adapters attached or without.
+    batches_BT : Iterable[Tensor]
+        As for `routing_mass`.
+
+    Raises
+    ------
+    ValueError
+        If there is no batch, or no token reaches any layer.
+    """
+    subsets = expert_subsets(model)
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    mass_LE = _mass(cast(PreTrainedModel, inner), batches_BT, [module.block for module in subsets], subsets)
+    shares = [
+        mass_E[list(module.kept)].sum() / mass_E.sum()
+        for module, mass_E in zip(subsets, mass_LE, strict=True)
+        if mass_E.sum() > 0
+    ]
+    if not shares:
+        raise ValueError("no token reached any layer with experts; give the device some text")
+    return float(np.mean(shares))
+
+
+def _mass(
+    model: PreTrainedModel,
+    batches_BT: Iterable[Tensor],
+    blocks: Sequence[MoEBlock],
+    modules: Sequence[nn.Module],
+) -> NDArray[np.float64]:
+    """Return the gate weight ``[L, E]`` that passes the modules at which each block's choices are seen."""
     mass_LE = torch.zeros(len(blocks), max(block.num_experts for block in blocks), dtype=torch.float64)
     handles = [
         _listen(block, module, mass_LE[row])

@@ -1,7 +1,8 @@
 """Deal texts to clusters and their devices: apart as long as they go round, drawn from a pool where not."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
 
 import numpy as np
 
@@ -52,6 +53,37 @@ class Deal:
     kin: tuple[tuple[int, ...], ...]
     parts: tuple[ClusterPart, ...]
     notes: tuple[str, ...]
+
+
+def exchanged(
+    domains: Sequence[str],
+    kin: Sequence[Sequence[int]],
+    parts: Sequence[ClusterPart],
+    order: Sequence[int],
+    sizes: Mapping[int, int],
+) -> tuple[tuple[str, ...], list[tuple[int, ...]], list[ClusterPart]]:
+    """Return domains, kin and parts with each cluster holding what another held.
+
+    Parameters
+    ----------
+    domains, kin, parts
+        As of `Deal`.
+    order : sequence of int
+        Of each cluster the position of the one whose texts it takes over, a permutation. A device takes over
+        those of the device at its place in the other cluster; in a smaller one the places are counted round.
+    sizes : Mapping[int, int]
+        Devices of each cluster, by position.
+    """
+    back = {other: at for at, other in enumerate(order)}
+    wide = [
+        replace(parts[other], devices=tuple(islice(cycle(parts[other].devices), sizes[at])))
+        for at, other in enumerate(order)
+    ]
+    return (
+        tuple(domains[other] for other in order),
+        [tuple(back[position] for position in kin[other]) for other in order],
+        wide,
+    )
 
 
 def deal(

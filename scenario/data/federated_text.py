@@ -4,8 +4,9 @@ Deterministic from the source, the seed and the population, so that every proces
 same texts without talking to the others.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from demo.packing import pack
 from scenario.data import partition
-from scenario.data.deal import ClusterPart, deal
+from scenario.data.deal import ClusterPart, deal, exchanged
 from scenario.data.examples import PLAIN_NOTE, LongExamples, pack_examples, render
 from scenario.data.questions import Questions, answers_of, questions_of
 from scenario.data.text_source import read_texts
@@ -66,6 +67,12 @@ class FederatedText:
         """Names of the clusters, in the population's order."""
         return tuple(self._clusters)
 
+    def exchanged(self, order: Sequence[int]) -> "FederatedText":
+        """Return the same with each cluster holding what another held; as `scenario.data.deal.exchanged`."""
+        sizes = Counter(cluster for cluster, _ in self._places.values())
+        domains, kin, parts = exchanged(self.domains, self._kin, self._parts, order, sizes)
+        return replace(self, domains=domains, _kin=kin, _parts=parts)
+
     def device_texts(self, device_id: int) -> list[str]:
         """List the training texts of a device; at least one.
 
@@ -104,13 +111,7 @@ class FederatedText:
         return [self._texts[index] for index in self._parts[self._position(cluster)].heldout]
 
     def more_heldout_texts(self, cluster: str) -> Iterator[str]:
-        """Yield texts that other clusters of the domain hold out, for a set that fills no example.
-
-        Raises
-        ------
-        ValueError
-            If the population has no such cluster.
-        """
+        """Yield texts that clusters of the same domain hold out, if a set is too small; as `heldout_texts`."""
         position = self._position(cluster)
         rng = np.random.default_rng([self._seed, 1, position])
         given = set(self._parts[position].heldout.tolist())

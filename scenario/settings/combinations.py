@@ -72,6 +72,13 @@ def cross_faults(config: RunConfig) -> Iterator[Fault]:
             f"evaluate.choices needs data.response-column or data.messages-column, got "
             f"{config.evaluate.choices} without; name where the answers are",
         )
+    if data.drift_hours and (not sky.simulated or data.drift_hours >= sky.hours or population.clusters < 2):
+        yield Fault(
+            ("data.drift-hours", "sky.hours"),
+            "data.drift-hours must lie before the horizon of a simulated sky over two clusters or more, got "
+            f"{data.drift_hours} of sky.hours = {sky.hours}, sky.simulated = {str(sky.simulated).lower()} "
+            f"and {population.clusters} clusters; real data drifts by itself",
+        )
     horizon_s = sky.hours * 3600
     if sky.simulated and config.profile.wait_hours > sky.hours:
         yield Fault(

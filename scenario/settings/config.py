@@ -6,6 +6,7 @@ from pydantic import Field
 from pydantic.fields import FieldInfo
 
 from scenario.settings import learning, world
+from scenario.settings.model import ModelSettings
 from scenario.settings.section import Section, kebab
 
 Scalar = bool | int | float | str
@@ -21,7 +22,7 @@ class RunConfig(Section):
         "(fedavg), asynchronously in buffers (fedbuff), or update by update (fedasync).",
     )
     run: learning.RunSettings = learning.RunSettings()
-    model: learning.ModelSettings = learning.ModelSettings()
+    model: ModelSettings = ModelSettings()
     data: world.DataSettings = world.DataSettings()
     sky: world.SkySettings = world.SkySettings()
     link: world.LinkSettings = world.LinkSettings()

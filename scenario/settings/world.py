@@ -40,6 +40,19 @@ class DataSettings(Section):
     label_column: str = Field(
         default="", description="Column that names the label for a Dirichlet split; empty = none."
     )
+    drift_hours: float = Field(
+        default=0.0,
+        ge=0,
+        le=8784,
+        description="Simulated hour from which clusters hold one another's text, a test of re-assignment; "
+        "0 = never.",
+    )
+    drift_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Part of the clusters, the first ones, that exchange their text then; at least two.",
+    )
     split: str = Field(default="train", min_length=1, description="Split of the dataset to read.")
     partitioner: Literal["domain", "iid", "dirichlet", "cluster"] = Field(
         default="domain",
