@@ -111,7 +111,7 @@ class FederatedText:
         return [self._texts[index] for index in self._parts[self._position(cluster)].heldout]
 
     def more_heldout_texts(self, cluster: str) -> Iterator[str]:
-        """Yield texts that clusters of the same domain hold out, if a set is too small; as `heldout_texts`."""
+        """Yield texts that clusters of the same domain hold out, if a set is too small; as those."""
         position = self._position(cluster)
         rng = np.random.default_rng([self._seed, 1, position])
         given = set(self._parts[position].heldout.tolist())
