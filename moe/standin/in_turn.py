@@ -63,6 +63,7 @@ class FittedExperts(StreamedExperts):
     def _exact(self, hidden_TH: Tensor, choice_TK: Tensor, weight_TK: Tensor) -> Tensor:
         """Return the real experts' weighted sum, in float32: each expert read once, on its tokens only."""
         out_TH = torch.zeros_like(hidden_TH, dtype=torch.float32)
+        self._local_E = self._local_E.to(hidden_TH.device)  # where `layer_of` puts what it reads
         for index in range(self.num_experts):
             is_its_TK = choice_TK == index
             rows = is_its_TK.any(dim=1).nonzero()[:, 0]
@@ -109,8 +110,11 @@ def fit_layer(
     empty = layer.forward(*args, **named)
     target_TH = experts.exact
     lacking_TH = _lacking(stream_of(output), stream_of(empty), target_TH)
+    if lacking_TH is not None:
+        target_TH = target_TH + lacking_TH
+    del empty, lacking_TH  # as large as the stream, and the layer is about to run again
     moments = Moments(target_TH.shape[1], experts.num_experts)
-    moments.add(experts.given, experts.gates, target_TH if lacking_TH is None else target_TH + lacking_TH)
+    moments.add(experts.given, experts.gates, target_TH)
     # Rounded here: the next layers then see what devices will.
     stand_in = moments.solve(rank).rounded()
     experts.stand_in = to_device(StandInExperts(experts.block, stand_in), target_TH.device)
