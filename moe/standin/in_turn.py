@@ -17,7 +17,10 @@ from moe.standin.stand_in import StandIn, StandInExperts, gate_weights, identity
 from moe.submodel.load import StreamedExperts
 
 _LINEAR_WITHIN = 0.01
-"""Relative error up to which a layer's output counts as a multiple of what its experts give."""
+"""Relative error, beside the rounding of the stream, up to which a layer's output counts as a multiple of
+what its experts give."""
+_NOISE_WITHIN = 0.5
+"""Relative error above which that multiple is not known: the stream is too coarse for what is added to it."""
 
 Stage = Literal["observe", "empty", "stand in"]
 
@@ -127,7 +130,7 @@ def fit_layer(
 def stream_of(output: Any) -> Tensor | None:
     """Return the residual stream that a layer gives, in rows; None where it gives none first."""
     first = output[0] if isinstance(output, tuple | list) and output else output
-    return first.reshape(-1, first.shape[-1]).float() if isinstance(first, Tensor) else None
+    return first.reshape(-1, first.shape[-1]) if isinstance(first, Tensor) else None
 
 
 def _lacking(output: Tensor | None, empty: Tensor | None, exact_TH: Tensor) -> Tensor | None:
@@ -141,12 +144,12 @@ def _lacking(output: Tensor | None, empty: Tensor | None, exact_TH: Tensor) -> T
     twice = (2 * len(exact_TH), exact_TH.shape[1])
     if output is None or empty is None or output.shape != twice or empty.shape != twice:
         return None
-    gained_TH = (output - empty)[: len(exact_TH)]
+    gained_TH = (output.float() - empty.float())[: len(exact_TH)]
     square = float(exact_TH.square().sum())
     gain = float((gained_TH * exact_TH).sum()) / square if square else 1.0
-    rounding = 4 * torch.finfo(exact_TH.dtype).eps * float(output.norm())
-    error = float((gained_TH - gain * exact_TH).norm())
-    if gain == 0 or error > _LINEAR_WITHIN * float(gained_TH.norm()) + rounding:
+    gained, error = float(gained_TH.norm()), float((gained_TH - gain * exact_TH).norm())
+    rounding = torch.finfo(output.dtype).eps * float(output.float().norm())
+    if gain == 0 or error > min(_LINEAR_WITHIN * gained + rounding, _NOISE_WITHIN * gained):
         return None
-    exact_empty, own_empty = empty.tensor_split(2)
+    exact_empty, own_empty = empty.float().tensor_split(2)
     return (exact_empty - own_empty) / gain
