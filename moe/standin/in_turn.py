@@ -17,7 +17,10 @@ from moe.standin.stand_in import StandIn, StandInExperts, gate_weights, identity
 from moe.submodel.load import StreamedExperts
 
 _LINEAR_WITHIN = 0.01
-"""Relative error up to which a layer's output counts as a multiple of what its experts give."""
+"""Relative error, beside the rounding of the stream, up to which a layer's output counts as a multiple of
+what its experts give."""
+_NOISE_WITHIN = 0.5
+"""Relative error above which that multiple is not known: the stream is too coarse for what is added to it."""
 
 Stage = Literal["observe", "empty", "stand in"]
 
@@ -63,6 +66,7 @@ class FittedExperts(StreamedExperts):
     def _exact(self, hidden_TH: Tensor, choice_TK: Tensor, weight_TK: Tensor) -> Tensor:
         """Return the real experts' weighted sum, in float32: each expert read once, on its tokens only."""
         out_TH = torch.zeros_like(hidden_TH, dtype=torch.float32)
+        self._local_E = self._local_E.to(hidden_TH.device)  # where `layer_of` puts what it reads
         for index in range(self.num_experts):
             is_its_TK = choice_TK == index
             rows = is_its_TK.any(dim=1).nonzero()[:, 0]
@@ -109,8 +113,11 @@ def fit_layer(
     empty = layer.forward(*args, **named)
     target_TH = experts.exact
     lacking_TH = _lacking(stream_of(output), stream_of(empty), target_TH)
+    if lacking_TH is not None:
+        target_TH = target_TH + lacking_TH
+    del empty, lacking_TH  # as large as the stream, and the layer is about to run again
     moments = Moments(target_TH.shape[1], experts.num_experts)
-    moments.add(experts.given, experts.gates, target_TH if lacking_TH is None else target_TH + lacking_TH)
+    moments.add(experts.given, experts.gates, target_TH)
     # Rounded here: the next layers then see what devices will.
     stand_in = moments.solve(rank).rounded()
     experts.stand_in = to_device(StandInExperts(experts.block, stand_in), target_TH.device)
@@ -123,7 +130,7 @@ def fit_layer(
 def stream_of(output: Any) -> Tensor | None:
     """Return the residual stream that a layer gives, in rows; None where it gives none first."""
     first = output[0] if isinstance(output, tuple | list) and output else output
-    return first.reshape(-1, first.shape[-1]).float() if isinstance(first, Tensor) else None
+    return first.reshape(-1, first.shape[-1]) if isinstance(first, Tensor) else None
 
 
 def _lacking(output: Tensor | None, empty: Tensor | None, exact_TH: Tensor) -> Tensor | None:
@@ -137,12 +144,12 @@ def _lacking(output: Tensor | None, empty: Tensor | None, exact_TH: Tensor) -> T
     twice = (2 * len(exact_TH), exact_TH.shape[1])
     if output is None or empty is None or output.shape != twice or empty.shape != twice:
         return None
-    gained_TH = (output - empty)[: len(exact_TH)]
+    gained_TH = (output.float() - empty.float())[: len(exact_TH)]
     square = float(exact_TH.square().sum())
     gain = float((gained_TH * exact_TH).sum()) / square if square else 1.0
-    rounding = 4 * torch.finfo(exact_TH.dtype).eps * float(output.norm())
-    error = float((gained_TH - gain * exact_TH).norm())
-    if gain == 0 or error > _LINEAR_WITHIN * float(gained_TH.norm()) + rounding:
+    gained, error = float(gained_TH.norm()), float((gained_TH - gain * exact_TH).norm())
+    rounding = torch.finfo(output.dtype).eps * float(output.float().norm())
+    if gain == 0 or error > min(_LINEAR_WITHIN * gained + rounding, _NOISE_WITHIN * gained):
         return None
-    exact_empty, own_empty = empty.tensor_split(2)
+    exact_empty, own_empty = empty.float().tensor_split(2)
     return (exact_empty - own_empty) / gain

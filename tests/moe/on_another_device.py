@@ -16,6 +16,8 @@ from moe.device import to_device
 from moe.disk.layout import read_layout
 from moe.experts import ExpertArrays, ExpertId, Tuning
 from moe.objective import mean_loss
+from moe.standin.fit import fit_stand_ins
+from moe.standin.load import load_with_stand_ins
 from moe.submodel.load import load_streamed, load_submodel
 from moe.submodel.routing import routing_mass
 from moe.tuning.adapters import MergedModel, attach, get_arrays, initial_arrays, set_arrays
@@ -143,6 +145,19 @@ def test_profiling_and_the_merged_model_agree_with_the_cpu(
     # A token between two experts may fall to the other one.
     np.testing.assert_allclose(masses[1], masses[0], rtol=0.02, atol=1e-3)
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES if torch.cuda.is_available() else ("mixtral", "longcat_flash"))
+def test_stand_ins_are_fitted_and_profile_as_on_the_cpu(
+    tiny: Tiny, other_device: torch.device, family: str
+) -> None:
+    path, tokens_NT = tiny(family), torch.from_numpy(BLOCKS_NT)
+    masses = []
+    for device in (torch.device("cpu"), other_device):
+        found = fit_stand_ins(path, [tokens_NT], base=family, rank=4, device=device)
+        assert all(t.device.type == "cpu" for s in found.of_layer.values() for t in s.tensors.values())
+        masses.append(routing_mass(to_device(load_with_stand_ins(path, found), device), [tokens_NT]))
+    np.testing.assert_allclose(masses[1], masses[0], rtol=0.05, atol=0.5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="asks a GPU what memory is taken")

@@ -11,6 +11,8 @@ from moe.disk.layout import open_storage, read_layout
 from moe.disk.shards import Hold
 from moe.experts import ExpertArrays, Tuning
 from moe.inspect.selftest import check
+from moe.standin.fit import fit_stand_ins
+from moe.standin.load import load_with_stand_ins
 from moe.submodel.load import all_experts, load_full, load_streamed, load_submodel
 from moe.submodel.packed_linear import PackedLinear
 from moe.submodel.routing import routing_mass
@@ -57,6 +59,16 @@ def test_streamed_experts_give_the_model(packed: Path, tokens: torch.Tensor) -> 
 def test_a_quantised_model_is_profiled_while_it_is_streamed(packed: Path, tokens: torch.Tensor) -> None:
     mass = routing_mass(load_streamed(packed, hold="file"), [tokens])
     assert (mass == routing_mass(load_full(packed), [tokens])).all()
+
+
+@pytest.mark.parametrize("hold", get_args(Hold))
+def test_a_quantised_model_is_profiled_with_stand_ins(packed: Path, tokens: torch.Tensor, hold: Hold) -> None:
+    found = fit_stand_ins(packed, [tokens], base="packed", hold=hold)
+    mass = routing_mass(load_with_stand_ins(packed, found, hold=hold), [tokens])
+    exact = routing_mass(load_streamed(packed, hold=hold), [tokens])
+    assert (mass[0] == exact[0]).all()
+    # 34 tokens for 41 regressors, of which a map of rank 16 keeps most.
+    assert abs(mass[1] - exact[1]).sum() < 0.25 * exact[1].sum()
 
 
 def test_a_submodel_reads_its_own_experts_and_the_shared_part_and_no_other_byte(packed: Path) -> None:

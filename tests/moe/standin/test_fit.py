@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from benchmarks.tiny_models import save_tiny
 from moe.disk.layout import open_storage
 from moe.disk.storage import Storage
+from moe.standin import in_turn
 from moe.standin.fit import fit_stand_ins
 from moe.standin.load import load_with_stand_ins
 from moe.standin.stand_in import StandIn, StandInExperts, StandIns, gate_weights
@@ -75,6 +77,42 @@ def test_in_turn_leaves_less_error_behind_the_last_than_fitting_each_to_the_exac
     # Without the knowledge of what the stream lacks each is fitted to its own layer's output alone.
     monkeypatch.setattr("moe.standin.in_turn._lacking", lambda *_: None)
     assert in_turn < 0.95 * error(fit_stand_ins(deep, [text], base="deep", rank=16))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("family", "gain"), [("mixtral", 1.0), ("granitemoe", 0.25), ("flex_olmo", None), ("gemma4_text", None)]
+)
+def test_how_a_stream_grows_by_what_experts_give_is_measured_in_every_type(
+    family: str, gain: float | None, dtype: str, text: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Granite multiplies what a block gives; the others have a norm behind their experts.
+    changes: dict[str, Any] = {"residual_multiplier": gain} if family == "granitemoe" else {}
+    path = save_tiny(tmp_path / "model", family, num_hidden_layers=3, **changes)
+    lacking, found = in_turn._lacking, []
+
+    def noted(output: Tensor, empty: Tensor, exact: Tensor) -> Tensor | None:
+        found.append(lacking(output, empty, exact))
+        if found[-1] is not None and gain:
+            first, second = empty.float().tensor_split(2)
+            torch.testing.assert_close(found[-1] * gain, first - second, rtol=0.02, atol=1e-6)
+        return found[-1]
+
+    monkeypatch.setattr(in_turn, "_lacking", noted)
+    fit_stand_ins(path, [text], base=family, dtype=dtype)
+    assert [lack is not None for lack in found] == [gain is not None] * 2
+
+
+@pytest.mark.parametrize(("size", "is_known"), [(1.0, True), (30.0, True), (3000.0, False)])
+def test_a_stream_may_be_too_coarse_to_tell_what_it_lacks(size: float, is_known: bool) -> None:
+    draw = torch.Generator().manual_seed(1)
+    stream, other, exact = (torch.randn(64, HIDDEN, generator=draw) for _ in range(3))
+    empty = torch.cat([stream, other]) * size
+    output = empty + torch.cat([exact, torch.zeros_like(exact)])
+    found = in_turn._lacking(output.bfloat16(), empty.bfloat16(), exact)
+    assert (found is not None) == is_known
+    if found is not None:
+        torch.testing.assert_close(found, (stream - other) * size, rtol=0.1, atol=0.05 * size)
 
 
 def test_the_same_text_gives_the_same_bits_however_it_is_batched(
