@@ -15,6 +15,8 @@ EXAMPLES = """examples:
       PROG /models/OLMoE-1B-7B
   from text of the domains that devices hold, at another rank
       PROG /models/OLMoE-1B-7B --text /data/public.parquet --rank 32
+  and a folder for devices: the shared part and the stand-ins, to which experts are delivered
+      PROG /models/OLMoE-1B-7B --part /media/card/olmoe
   with the settings of a run, which finds them when it begins
       PROG /models/OLMoE-1B-7B conf/dataset.toml model.dtype=bfloat16
 """
@@ -26,13 +28,19 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m cli.p
     parser = argparse.ArgumentParser(
         prog=prog,
         description='Make the stand-ins that profile.method = "stand-in" profiles with, now, and say what '
-        "they are. A run with the same settings finds them.",
+        "they are; on request also what is installed on devices whose experts come over the link. A run with "
+        "the same settings finds the stand-ins.",
         epilog=EXAMPLES.replace("PROG", prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", help="as model.name: folder of a checkpoint, a hub name, or demo")
     parser.add_argument("--text", metavar="FILE", help="as profile.stand-in-text: text to fit to")
     parser.add_argument("--rank", type=int, help="as profile.stand-in-rank")
+    parser.add_argument(
+        "--part",
+        metavar="FOLDER",
+        help="new folder that is written for devices: all but the experts",
+    )
     parser.add_argument("settings", nargs="*", help="of the run: TOML files, or key=value")
     options = parser.parse_intermixed_args(arguments)
     print(_prepare(options), flush=True)
@@ -42,7 +50,9 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m cli.p
 def _prepare(options: argparse.Namespace) -> str:
     """Make them, and return what a person wants to know of them."""
     # Only now: torch takes seconds, and --help none.
-    from moe.disk.layout import read_layout, trust_code_of
+    from moe.delivery.extents import shared_extents
+    from moe.delivery.part import make_part
+    from moe.disk.layout import open_storage, read_layout, trust_code_of
     from moe.export.checkpoint import fingerprint
     from moe.standin.file import read_stand_ins
     from scenario.model_name import resolve_model_name
@@ -74,7 +84,12 @@ def _prepare(options: argparse.Namespace) -> str:
         ("bytes", f"{num_bytes / 1e6:.3f} MB, {num_bytes / experts_bytes:.2%} of the experts' as held"),
         ("peak memory", f"{_peak_bytes() / 1e6:.0f} MB of this process"),
     ]
-    return "\n".join(f"{name:<12} {value}" for name, value in rows)
+    if options.part is not None:
+        storage = open_storage(path, config.model.dtype, config.model.hold)
+        part = make_part(storage, base, options.part, beside=[file])
+        shared = sum(extent.num_bytes for extent in shared_extents(storage))
+        rows.append(("device's part", f"{part}, {shared / 1e6:.3f} MB and the files beside the weights"))
+    return "\n".join(f"{name:<13} {value}" for name, value in rows)
 
 
 def _peak_bytes() -> int:

@@ -81,8 +81,7 @@ class ClientState:
     @cached_property
     def fingerprint(self) -> str:
         """Of the base checkpoint this machine holds, or holds parts of."""
-        held = Held.read(Path(self.path))
-        return held.base if held else fingerprint(self.path)
+        return fingerprint(self.path)
 
     def held_experts(self) -> tuple[ExpertId, ...]:
         """Return the experts that are on this machine, ascending; none where it has the whole checkpoint."""

@@ -15,6 +15,7 @@ from moe.device import choose_device
 from moe.disk.layout import read_layout
 from moe.disk.tokens import load_tokenizer
 from moe.export.checkpoint import fingerprint
+from moe.held import Held
 from moe.standin.file import read_stand_ins, save_stand_ins
 from moe.standin.fit import fit_stand_ins
 from moe.standin.load import load_with_stand_ins
@@ -33,6 +34,8 @@ _VERSION = "1"
 def ensure_stand_ins(config: RunConfig, path: str, progress: Callable[[str], None] = print) -> StandIns:
     """Return the stand-ins of a run's base, making them at the first call on this machine.
 
+    A device's part of a checkpoint has them beside it.
+
     Parameters
     ----------
     config : RunConfig
@@ -47,8 +50,16 @@ def ensure_stand_ins(config: RunConfig, path: str, progress: Callable[[str], Non
     ValueError
         If the text cannot be read or does not fill a block; as `moe.standin.fit.fit_stand_ins`.
     """
-    base = fingerprint(path)
-    return read_stand_ins(make_stand_ins(config, path, base, progress), base=base)
+    base, beside = fingerprint(path), Path(path) / FILE_NAME
+    if Held.read(Path(path)) is None:
+        beside = make_stand_ins(config, path, base, progress)
+    elif not beside.is_file():
+        raise ValueError(
+            f"{path} is a device's part of a checkpoint and has no {FILE_NAME}, without which it cannot tell "
+            "which experts its data uses; make it with ems-fl prepare CHECKPOINT --part FOLDER, or have "
+            'everything delivered (model.delivery = "everything")'
+        )
+    return read_stand_ins(beside, base=base)
 
 
 def make_stand_ins(config: RunConfig, path: str, base: str, progress: Callable[[str], None]) -> Path:

@@ -64,7 +64,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("server.record", "scenario", "scenario.settings", "moe", "moe.tuning", "sim", "sim.plans"),
     ),
     "server.delivery": (
-        *("scenario.settings", "strategy.delivery", "moe", "moe.delivery", "moe.disk", "sim.plans"),
+        *("scenario", "scenario.settings", "strategy.delivery"),
+        *("moe", "moe.delivery", "moe.disk", "sim.plans"),
     ),
     "server": (
         *(
@@ -102,8 +103,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
             "moe.export",
             "sim.contacts",
         ),
-        *("scenario", "scenario.settings", "scenario.data", "moe", "moe.disk", "moe.standin"),
-        *("demo", "demo.real"),
+        *("scenario", "scenario.settings", "scenario.data", "moe", "moe.delivery", "moe.disk"),
+        *("moe.standin", "demo", "demo.real"),
     ),
 }
 ROOMS = tuple(dict.fromkeys(folder.split(".")[0] for folder in MAY_IMPORT))

@@ -16,7 +16,7 @@ from moe.held import LEDGER, Extent, Held
 _COPY_BYTES = 1 << 24
 
 
-def make_part(storage: Storage, base: str, out_dir: str | Path) -> Path:
+def make_part(storage: Storage, base: str, out_dir: str | Path, *, beside: Iterable[Path] = ()) -> Path:
     """Write the shared part of a checkpoint to a new folder, which experts can then be added to.
 
     Parameters
@@ -28,6 +28,8 @@ def make_part(storage: Storage, base: str, out_dir: str | Path) -> Path:
     out_dir : str or Path
         New folder. The files seem as long as the whole's; on a file system with holes they take the room
         of what they hold.
+    beside : iterable of Path
+        Files to copy into it too.
 
     Raises
     ------
@@ -42,8 +44,8 @@ def make_part(storage: Storage, base: str, out_dir: str | Path) -> Path:
     extents = shared_extents(storage)
     size = sum(extent.num_bytes for extent in extents)
     with new_folder(out_dir, what="the device's part", num_bytes=size) as unfinished:
-        for name in companion_files(storage):
-            shutil.copy(folder / name, unfinished / name)
+        for file in (*(folder / name for name in companion_files(storage)), *beside):
+            shutil.copy(file, unfinished / file.name)
         for name, file_bytes in weight_sizes(storage).items():
             (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
             with (unfinished / name).open("wb") as stream:

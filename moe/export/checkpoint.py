@@ -195,7 +195,7 @@ def fingerprint(path: str | Path) -> str:
     Returns
     -------
     str
-        16 hexadecimal digits.
+        16 hexadecimal digits; of a device's part of a checkpoint those of the whole, which it was told.
 
     Raises
     ------
@@ -203,6 +203,8 @@ def fingerprint(path: str | Path) -> str:
         As `moe.disk.shards.open_checkpoint`.
     """
     checkpoint = open_checkpoint(path)
+    if checkpoint.held is not None:
+        return checkpoint.held.base
     # transformers writes its own version into the file; the same weights are the same base.
     config = {key: value for key, value in checkpoint.config.items() if key != "transformers_version"}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())

@@ -59,6 +59,12 @@ def cross_faults(config: RunConfig) -> Iterator[Fault]:
             f'model.delivery must be "beforehand" with the strategy "fedavg", got "{config.model.delivery}"; '
             "Flower's own strategies send no pieces of a model, choose another strategy",
         )
+    if config.model.delivery != "beforehand" and not sky.simulated and not config.uses_stand_ins:
+        yield Fault(
+            ("profile.method", "model.delivery"),
+            f'profile.method must not be "exact" where experts are delivered to real nodes, got '
+            f'"{config.model.delivery}": they have none to profile with; leave it "auto"',
+        )
     if config.strategy == "fedasync" and config.merge.server_learning_rate > 1:
         yield Fault(
             ("merge.server-learning-rate", "strategy"),

@@ -37,7 +37,9 @@ class RunConfig(Section):
 
     @property
     def uses_stand_ins(self) -> bool:
-        """Whether devices profile without experts."""
+        """Whether devices profile without experts: if they are told to, or have none before they profile."""
+        if self.profile.method == "auto":
+            return self.model.delivery != "beforehand"
         return self.profile.method == "stand-in"
 
 

@@ -60,12 +60,11 @@ class ProfileSettings(Section):
         le=8784,
         description="Hours to wait for profiles; then assign with those that came.",
     )
-    # For now auto is exact: devices hold the whole checkpoint on disk.
     method: Literal["auto", "exact", "stand-in"] = Field(
         default="auto",
         description="What devices profile with: the checkpoint's experts, read from disk one by one (exact), "
         "or its shared part and small maps that stand for the experts (stand-in), made once a machine; "
-        "auto = exact.",
+        "auto = stand-in where experts are delivered (model.delivery), else exact.",
     )
     # Rank 16 and a constant for each expert: 0.986 of the exact capture or more on six bases (docs/LOG.md).
     stand_in_rank: int = Field(

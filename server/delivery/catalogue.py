@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
+from pathlib import Path
 
 from moe.delivery.extents import cut, expert_extents, shared_extents
 from moe.delivery.part import companion_sizes, read_extents, weight_sizes
@@ -25,14 +26,24 @@ class CheckpointPieces:
         Most of a piece, >= 1.
     brings_shared : bool
         Whether what every device needs is delivered too, or installed there.
+    stand_ins : Path or None
+        File of the stand-ins that devices profile with, which belongs to what every device needs.
     travels : bool
         Whether the bytes are in the messages; if not, a simulated sky only counts them.
     """
 
     def __init__(
-        self, storage: Storage, base: str, *, piece_bytes: int, brings_shared: bool, travels: bool
+        self,
+        storage: Storage,
+        base: str,
+        *,
+        piece_bytes: int,
+        brings_shared: bool,
+        travels: bool,
+        stand_ins: Path | None = None,
     ) -> None:
         self.base = base
+        self._stand_ins = stand_ins
         self._storage, self._piece_bytes = storage, piece_bytes
         self._brings_shared, self._travels = brings_shared, travels
         self.of = cache(self._of)
@@ -40,14 +51,14 @@ class CheckpointPieces:
     @cached_property
     def sizes(self) -> Mapping[str, int]:
         """Bytes of the files."""
-        return weight_sizes(self._storage) | companion_sizes(self._storage)
+        return weight_sizes(self._storage) | self._beside()
 
     @cached_property
     def shared(self) -> Sequence[Piece]:
         """Pieces of the shared part and of the files beside the weights; none where they are installed."""
         if not self._brings_shared:
             return ()
-        companions = [Extent(name, 0, size) for name, size in companion_sizes(self._storage).items()]
+        companions = [Extent(name, 0, size) for name, size in self._beside().items()]
         return self._pieces("shared", [*companions, *shared_extents(self._storage)])
 
     def _of(self, expert: ExpertId) -> Sequence[Piece]:
@@ -69,8 +80,14 @@ class CheckpointPieces:
 
     def shared_bytes(self) -> int:
         """Return what the shared part and the files beside it weigh on the link, delivered or not."""
-        files = sum(companion_sizes(self._storage).values())
-        return files + sum(extent.num_bytes for extent in shared_extents(self._storage))
+        return sum(self._beside().values()) + sum(
+            extent.num_bytes for extent in shared_extents(self._storage)
+        )
+
+    def _beside(self) -> dict[str, int]:
+        """Return the files that are no weights, with their bytes."""
+        own = {self._stand_ins.name: self._stand_ins.stat().st_size} if self._stand_ins else {}
+        return companion_sizes(self._storage) | own
 
     def _pieces(self, name: str, extents: Iterable[Extent]) -> Sequence[Piece]:
         return tuple(
@@ -83,4 +100,8 @@ class CheckpointPieces:
         )
 
     def _read(self, extents: Iterable[Extent]) -> bytes:
-        return read_extents(self._storage.checkpoint.folder, extents)
+        folder, own = self._storage.checkpoint.folder, self._stand_ins
+        return b"".join(
+            read_extents(own.parent if own and extent.file == own.name else folder, [extent])
+            for extent in extents
+        )

@@ -7,6 +7,7 @@ import numpy as np
 from moe.disk.layout import open_storage
 from moe.experts import ExpertId
 from scenario.settings.config import RunConfig
+from scenario.stand_ins import make_stand_ins
 from server.delivery.catalogue import CheckpointPieces
 from sim.plans.plan import ContactPlan
 from strategy.delivery.pieces import Delivery, PieceDelivery
@@ -35,6 +36,7 @@ def catalogue_of(config: RunConfig, path: str, base: str, *, travels: bool) -> C
         piece_bytes=int(of.piece_mb * MEGABYTE),
         brings_shared=of.delivery == "everything",
         travels=travels,
+        stand_ins=make_stand_ins(config, path, base, print) if config.uses_stand_ins else None,
     )
 
 

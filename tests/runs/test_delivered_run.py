@@ -1,0 +1,140 @@
+"""Runs whose devices never had the whole model: parts on a real disk, under a sky and over a real link."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.prepare import main as prepare
+from moe.delivery.part import held_experts
+from moe.disk.layout import open_storage
+from moe.experts import ExpertId
+from scenario.derive import population_from
+from scenario.settings.config import Scalar
+from scenario.settings.reading import read_config
+from server.app import run
+from tests.fake_grid import FakeGrid
+from tests.report.documented import undocumented
+from tests.runs.conftest import Settings
+
+Clients = Callable[..., FakeGrid]
+
+
+@pytest.fixture
+def delivered(tiny_run: Settings, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Return the settings of a deployed run of two clusters whose experts come over the link."""
+    monkeypatch.setenv("EMS_FL_CACHE", str(tmp_path / "cache"))
+    return {
+        **tiny_run,
+        **{"sky.simulated": False, "sky.hours": 0.02, "profile.wait-hours": 0.001},
+        **{"train.steps-wall-budget-s": 5.0, "population.clusters": 2, "train.max-steps": 2},
+        **{"merge.max-merges": 4, "profile.stand-in-text": str(texts), "model.piece-mb": 0.001},
+        **{"model.delivery": "experts", "assign.experts-per-layer": 1},
+    }
+
+
+def events_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+def nodes(settings: Settings, folders: list[Path]) -> dict[int, dict[str, Scalar]]:
+    """Return the configuration of a node for each cluster, with a folder of its own."""
+    names = [cluster.name for cluster in population_from(read_config(settings)).clusters]
+    return {
+        number: {"cluster": name, "model": str(folder)}
+        for number, (name, folder) in enumerate(zip(names, folders, strict=True), start=1)
+    }
+
+
+def assigned(events: list[dict[str, Any]]) -> list[set[ExpertId]]:
+    (event,) = [event for event in events if event["event"] == "assigned"]
+    return [set(map(ExpertId.named, experts)) for experts in event["experts"].values()]
+
+
+def pieces_sent(events: list[dict[str, Any]]) -> int:
+    return sum(event["event"] == "delivered" and event["type"] == "query.deliver" for event in events)
+
+
+def test_nodes_with_the_shared_part_are_sent_their_experts_and_no_others(
+    delivered: Settings, clients: Clients, checkpoint: Path, texts: Path, tmp_path: Path
+) -> None:
+    parts = [tmp_path / "part-1", tmp_path / "part-2"]
+    for part in parts:
+        assert prepare([str(checkpoint), "--text", str(texts), "--part", str(part), "data.sequence-length=12",
+                        f"data.source={texts}", "data.domain-column=domain"]) == 0  # fmt: skip
+        assert not held_experts(open_storage(part))
+    grid = clients(delivered, node_configs=nodes(delivered, parts))
+    events = events_of(run(grid, read_config(delivered)))
+    assert [event for event in events if event["event"] == "refused"] == []
+    assert sum(event["event"] == "merged" for event in events) == 4
+    assert undocumented(events) == set()
+    assert [held_experts(open_storage(part)) for part in parts] == assigned(events)
+    assert pieces_sent(events) > 4
+    # They come back to another run with what they have: nothing travels twice.
+    again = events_of(run(clients(delivered, node_configs=nodes(delivered, parts)), read_config(delivered)))
+    assert assigned(again) == assigned(events)
+    assert pieces_sent(again) == 0
+
+
+def test_nodes_that_had_nothing_are_sent_everything(
+    delivered: Settings, clients: Clients, tmp_path: Path
+) -> None:
+    settings = {**delivered, "model.delivery": "everything"}
+    parts = [tmp_path / "part-1", tmp_path / "part-2"]
+    grid = clients(settings, node_configs=nodes(settings, parts))
+    folder = run(grid, read_config(settings))
+    events = events_of(folder)
+    assert [event for event in events if event["event"] == "refused"] == []
+    assert sum(event["event"] == "merged" for event in events) == 4
+    assert [held_experts(open_storage(part)) for part in parts] == assigned(events)
+    summary = json.loads((folder / "summary.json").read_text())
+    brought = sum(cluster["model_bytes_down"] for cluster in summary["clusters"])
+    assert 0.4 * summary["whole_model_bytes"] < brought < summary["whole_model_bytes"]
+
+
+def test_a_part_of_another_checkpoint_is_refused_by_name(
+    delivered: Settings, clients: Clients, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from moe.delivery.part import make_part
+
+    parts = [tmp_path / "part-1", tmp_path / "part-2"]
+    for part in parts:
+        make_part(open_storage(tiny("mixtral")), "0123456789abcdef", part)
+    settings = {**delivered, "sky.hours": 0.003}
+    grid = clients(settings, node_configs=nodes(settings, parts))
+    with pytest.raises(RuntimeError, match="no device's update ever reached"):
+        run(grid, read_config(settings))
+    (folder,) = (tmp_path / "runs").iterdir()
+    reasons = {event["reason"] for event in events_of(folder) if event["event"] == "refused"}
+    assert reasons and all("stand_ins.safetensors" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("delivery", ["experts", "everything"])
+def test_under_a_sky_every_byte_of_the_model_crosses_a_contact(
+    tiny_run: Settings, clients: Clients, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    delivery: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("EMS_FL_CACHE", str(tmp_path / "cache"))
+    settings = {**tiny_run, "model.delivery": delivery, "profile.stand-in-text": str(texts),
+                "merge.max-merges": 3}  # fmt: skip
+    folder = run(clients(settings), read_config(settings))
+    events = events_of(folder)
+    brought = [e for e in events if e["event"] == "delivered" and e["type"] == "query.deliver"]
+    assert brought and all(sum(crossed for _, crossed in e["crossed"]) == e["bytes"] for e in brought)
+    first_train = {e["node"]: e["time_s"] for e in reversed(events)
+                   if e["event"] == "delivered" and e["type"] == "train"}  # fmt: skip
+    for event in brought:
+        if event["node"] in first_train:
+            assert event["time_s"] <= first_train[event["node"]]
+    summary = json.loads((folder / "summary.json").read_text())
+    total = sum(cluster["model_bytes_down"] for cluster in summary["clusters"])
+    assert total == sum(event["bytes"] for event in brought)
+
+
+def test_what_delivery_cannot_go_with_is_refused_at_the_door() -> None:
+    with pytest.raises(ValueError, match=r'model\.delivery must be "beforehand" with the strategy "fedavg"'):
+        read_config({"model.delivery": "experts", "strategy": "fedavg"})
+    with pytest.raises(ValueError, match=r'profile\.method must not be "exact" where experts are delivered'):
+        read_config({"model.delivery": "experts", "sky.simulated": False, "profile.method": "exact"})
