@@ -184,7 +184,8 @@ def client_state(context: Context) -> ClientState:
     # One thread: results must not depend on how many workers share the cores.
     torch.set_num_threads(1)
     own = own_data(context.node_config)
-    part = str(context.node_config.get(PART, ""))
+    is_delivered = context.run_config.get("model.delivery", "beforehand") != "beforehand"
+    part = str(context.node_config.get(PART, "")) if is_delivered else ""
     return _client_state(tuple(sorted(context.run_config.items())), own, part)
 
 

@@ -21,6 +21,8 @@ from pathlib import Path
 import pytest
 
 from demo.base_model import ensure_base_model
+from moe.delivery.part import held_experts
+from moe.disk.layout import open_storage
 from server.keys.command import main as keys
 from server.machine.environment import quiet_settings
 from server.machine.processes import TAG_VARIABLE, end_all, free_port, tagged
@@ -75,7 +77,8 @@ class Loopback:
         )
         for number, devices in enumerate(HOSTED):
             brings = f' data="{own}" text-column="body"' if number == 0 else ""
-            self._start_node(f"node-{number}", devices, brings)
+            model = self.folder / "parts" / f"node-{number}"
+            self._start_node(f"node-{number}", devices, f'{brings} model="{model}"')
 
     def _start_node(self, name: str, devices: str, brings: str = "") -> "subprocess.Popen[bytes]":
         return self._spawn(
@@ -138,12 +141,14 @@ def loopback(base_model: Path) -> Iterator[Loopback]:
 @pytest.mark.deployment
 def test_the_same_apps_complete_a_short_run_on_a_superlink_and_two_supernodes(loopback: Loopback) -> None:
     runs = loopback.folder / "runs"
-    result = launch(loopback, f"run.dir='{runs}'")
+    # Nodes that never had the model: their folders do not exist yet, and all of it comes over the link.
+    result = launch(loopback, f"run.dir='{runs}'", "model.delivery='everything'")
     said = f"{result.stdout[-6000:]}\n{result.stderr[-2000:]}\n"
     assert result.returncode == 0, said + loopback.logs()
     folders = list(runs.iterdir())
     assert len(folders) == 1, said
     check_run_folder(folders[0])
+    check_parts(folders[0], loopback.folder / "parts")
     assert str(folders[0]) in result.stdout
 
 
@@ -188,6 +193,14 @@ def launch(loopback: Loopback, *settings: str) -> "subprocess.CompletedProcess[s
     return subprocess.run(
         command, cwd=ROOT, env=loopback.environment, capture_output=True, text=True, check=False
     )
+
+
+def check_parts(folder: Path, parts: Path) -> None:
+    """Each node holds the experts of its cluster and no others; who was turned away holds none."""
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    (assigned,) = [event for event in events if event["event"] == "assigned"]
+    held = {frozenset(e.name for e in held_experts(open_storage(part))) for part in parts.iterdir()}
+    assert held - {frozenset()} == {frozenset(experts) for experts in assigned["experts"].values()}
 
 
 def check_run_folder(folder: Path) -> None:

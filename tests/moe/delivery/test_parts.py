@@ -21,8 +21,10 @@ from tests.moe.delivery.checked import PIECE_BYTES, check_part, deliver
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_delivered_submodel_is_that_of_the_whole_checkpoint(family: str, tmp_path: Path) -> None:
-    check_part(save_tiny(tmp_path / "whole", family), tmp_path / "part")
+def test_a_delivered_submodel_is_that_of_the_whole_checkpoint(
+    family: str, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    check_part(tiny(family), tmp_path / "part")
 
 
 def test_experts_and_the_shared_part_have_no_byte_in_common_and_leave_none_out(
