@@ -1,20 +1,25 @@
-"""``python -m benchmarks.delivery [--smoke]``: what it costs that the model comes over the link, by delivery.
+"""``python -m benchmarks.delivery [--smoke | --links]``: what it costs that the model comes over the link.
 
 The demo's base under a sparse and a dense sky, over a link so narrow that a contact carries about the experts
 of one cluster (4 kB/s), and two devices a cluster. Each delivery runs as long as the others, from the same
 seed. Hours are simulated. The target is the merged loss that the run ends with whose devices had the whole
-checkpoint beforehand. Ends with one line of JSON.
+checkpoint beforehand. Then what assignments keep that are asked for without experts (`benchmarks.standin`),
+and what moving experts is worth where data drifts: ``conf/drift.toml`` with ``assign.watch`` and without, mean
+of the seeds. Ends with one line of JSON. `--links`: the deliveries alone.
 """
 
 import argparse
 import json
 import sys
 import tempfile
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from benchmarks import standin
 from engine.run import run
 from server.report.run_files import read_run
 
@@ -25,6 +30,8 @@ WORLD: Mapping[str, Any] = {
     "population.clusters": 8,
     "sky.hours": 48.0,
     "train.max-steps": 8,
+    # What comes over a narrow link comes late, and who is not heard in time is left out.
+    "profile.wait-hours": 24.0,
     "link.preset": "fixed",
     "link.down-bytes-per-s": 4000.0,
     "link.up-bytes-per-s": 4000.0,
@@ -74,14 +81,14 @@ def measure(settings: Mapping[str, Any]) -> Found:
         events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
         summary = read_run(Path(folder)).summary
     assert summary is not None
-    own = [cluster.own_loss_after for cluster in summary.clusters]
+    own = [c.own_loss_after for c in summary.clusters if c.own_loss_after is not None]
     return Found(
         first_merge_h=next((e["time_s"] / 3600 for e in events if e["event"] == "merged"), float("inf")),
         points=[(e["time_s"] / 3600, e["loss"]) for e in events if e["event"] == "evaluated"],
         model_bytes=sum(cluster.model_bytes_down for cluster in summary.clusters),
         whole_bytes=summary.whole_model_bytes,
         bytes_down=summary.spent.bytes_down,
-        own=sum(loss for loss in own if loss is not None) / len(own),
+        own=fmean(own),
     )
 
 
@@ -89,7 +96,9 @@ def main(arguments: Sequence[str]) -> None:
     """Measure all deliveries under both skies."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.delivery")
     parser.add_argument("--smoke", action="store_true", help="a few minutes, to see that it works")
+    parser.add_argument("--links", action="store_true", help="the deliveries alone")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--drift-seeds", type=int, nargs="+", default=[1, 2, 3])
     options = parser.parse_args(arguments)
     world = {**WORLD, **(SMOKE if options.smoke else {}), "seed": options.seed}
     found = {
@@ -105,7 +114,31 @@ def main(arguments: Sequence[str]) -> None:
         print(f"{sky:8}{delivery:12}{of.first_merge_h:10.1f} h{of.hours_to(target):9.1f} h"
               f"{of.points[-1][1]:8.3f}{of.own:8.3f}{of.model_bytes / 1e6:9.2f} MB{share:10.3f}"
               f"{of.bytes_down / 1e6:7.1f} MB")  # fmt: skip
-    print(json.dumps(result(found, options.seed)))
+    line = result(found, options.seed)
+    if not (options.links or options.smoke):
+        kept = standin.results(list(standin.BASES), rank=16)
+        line |= {name: round(kept[name], 4) for name in ("capture_kept", "prepare_peak_ratio")}
+        line["drift_gain"] = drift_gain(options.drift_seeds)
+    print(json.dumps(line))
+
+
+def drift_gain(seeds: Sequence[int]) -> dict[str, float]:
+    """Return how much lower losses end where experts move after the data, nats a token; print both."""
+    text = (Path(__file__).parents[1] / "conf" / "drift.toml").read_text()
+    world = {
+        f"{table}.{key}": value for table, keys in tomllib.loads(text).items() for key, value in keys.items()
+    }
+    world |= {"report.page": False, "report.completions": 0}
+    gains = []
+    print(f"\n{'drift':8}{'experts':12}{'own':>8}{'merged':>8}")
+    for seed in seeds:
+        stay, move = (measure({**world, "seed": seed, "assign.watch": watch})
+                      for watch in (0.0, world["assign.watch"]))  # fmt: skip
+        for what, of in (("stay", stay), ("move", move)):
+            print(f"seed {seed:<3}{what:12}{of.own:8.3f}{of.points[-1][1]:8.3f}")
+        gains.append((stay.own - move.own, stay.points[-1][1] - move.points[-1][1]))
+    own, merged = zip(*gains, strict=True)
+    return {"own": round(fmean(own), 3), "merged": round(fmean(merged), 3)}
 
 
 def result(found: Mapping[tuple[str, str], Found], seed: int) -> dict[str, Any]:

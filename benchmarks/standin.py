@@ -60,7 +60,7 @@ BASES: Mapping[str, Recipe] = {
     "deep": DEEP,
 }
 LARGE: dict[str, Any] = {
-    **{"hidden_size": 512, "head_dim": 64, "num_attention_heads": 8, "num_hidden_layers": 4},
+    **{"hidden_size": 512, "head_dim": 64, "num_attention_heads": 8, "num_hidden_layers": 6},
     **{"num_experts": 64, "moe_intermediate_size": 512, "num_experts_per_tok": 4},
 }
 HALF_PRECISION_BYTES = 2
@@ -80,21 +80,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.prepare:
         print(json.dumps(prepare(options.prepare, options.rank)))
         return 0
-    found = {name: measure(name, options.rank) for name in options.bases}
-    memory = _prepare_apart(options.rank)
+    print(json.dumps(results(options.bases, options.rank)))
+    return 0
+
+
+def results(bases: Sequence[str], rank: int) -> dict[str, Any]:
+    """Print the tables and return what the line of JSON has."""
+    found = {name: measure(name, rank) for name in bases}
+    memory = _prepare_apart(rank)
     print(
-        f"\nmaking them, {memory['tokens']:.0f} tokens, hidden 512, 4 layers of 64 experts: "
+        f"\nmaking them, {memory['tokens']:.0f} tokens, hidden 512, 6 layers of 64 experts: "
         f"{memory['wall_s']:.0f} s, peak {memory['peak_bytes'] / 1e6:.0f} MB over the program; shared part "
         f"{memory['shared_bytes'] / 1e6:.1f} MB, a layer's experts {memory['layer_bytes'] / 1e6:.0f} MB, "
         f"all {memory['experts_bytes'] / 1e6:.0f} MB"
     )
-    result = {
+    return {
         "capture_kept": min(base["kept, all domains"] for base in found.values()),
         "stand_in_bytes_ratio": max(base["bytes_ratio"] for base in found.values()),
         "prepare_peak_ratio": memory["peak_bytes"] / (memory["shared_bytes"] + memory["layer_bytes"]),
+        "bases": found,
     }
-    print(json.dumps({**result, "bases": found}))
-    return 0
 
 
 def measure(name: str, rank: int) -> dict[str, float]:
