@@ -4,8 +4,8 @@ The demo's base under a sparse and a dense sky, over a link so narrow that a con
 of one cluster (4 kB/s), and two devices a cluster. Each delivery runs as long as the others, from the same
 seed. Hours are simulated. The target is the merged loss that the run ends with whose devices had the whole
 checkpoint beforehand. Then what assignments keep that are asked for without experts (`benchmarks.standin`),
-and what moving experts is worth where data drifts: ``conf/drift.toml`` with ``assign.watch`` and without, mean
-of the seeds. Ends with one line of JSON. `--links`: the deliveries alone.
+and what moving experts is worth where data drifts: ``conf/drift.toml`` with ``assign.watch`` and without,
+mean of the seeds. Ends with one line of JSON. `--links`: the deliveries alone.
 """
 
 import argparse

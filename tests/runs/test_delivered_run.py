@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
 from cli.prepare import main as prepare
 from moe.delivery.part import held_experts
@@ -19,6 +19,7 @@ from server.app import run
 from tests.fake_grid import FakeGrid
 from tests.report.documented import undocumented
 from tests.runs.conftest import Settings
+from tests.runs.test_own_data import LEAVES
 
 Clients = Callable[..., FakeGrid]
 
@@ -67,9 +68,21 @@ def test_nodes_with_the_shared_part_are_sent_their_experts_and_no_others(
                         f"data.source={texts}", "data.domain-column=domain"]) == 0  # fmt: skip
         assert not held_experts(open_storage(part))
     grid = clients(delivered, node_configs=nodes(delivered, parts))
+    answer, left = grid.client, set[tuple[str, str]]()
+
+    def listen(message: Message) -> RecordDict | None:
+        content = answer(message)
+        assert content is not None
+        left.update((name, field) for name, record in content.items() for field in record)
+        return content
+
+    grid.client = listen
     events = events_of(run(grid, read_config(delivered)))
     assert [event for event in events if event["event"] == "refused"] == []
     assert sum(event["event"] == "merged" for event in events) == 4
+    # What leaves a node beside what leaves it anyway: docs/deployment.md tells what each is.
+    known = LEAVES - {("metrics", "heldout-loss")} | {("delivery", "names")}
+    assert {(name, field) for name, field in left if name != "arrays"} == known
     assert undocumented(events) == set()
     assert [held_experts(open_storage(part)) for part in parts] == assigned(events)
     assert pieces_sent(events) >= 4
