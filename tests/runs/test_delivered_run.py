@@ -30,7 +30,7 @@ def delivered(tiny_run: Settings, texts: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("EMS_FL_CACHE", str(tmp_path / "cache"))
     return {
         **tiny_run,
-        **{"sky.simulated": False, "sky.hours": 0.02, "profile.wait-hours": 0.001},
+        **{"sky.simulated": False, "sky.hours": 0.1, "profile.wait-hours": 0.1},
         **{"train.steps-wall-budget-s": 5.0, "population.clusters": 2, "train.max-steps": 2},
         **{"merge.max-merges": 4, "profile.stand-in-text": str(texts), "model.piece-mb": 0.004},
         **{"model.delivery": "experts", "assign.experts-per-layer": 1},
