@@ -25,7 +25,7 @@ from moe.examples_apart import keeps_examples_apart
 from moe.experts import ExpertId, Tuning
 from moe.export.checkpoint import fingerprint
 from moe.held import Held
-from moe.submodel.routing import routing_mass
+from moe.submodel.routing import batches_of, routing_mass
 from scenario.data.federated_text import FederatedText
 from scenario.derive import block_form, drifted_text, population_from, text_from, tuning_from
 from scenario.model_name import resolve_model_name
@@ -168,11 +168,8 @@ class ClientState:
 
     def sample(self, device_id: int, era: int = 0) -> tuple[Tensor, ...]:
         """Return batches of the blocks by which a device's routing is judged."""
-        sample_NT = torch.from_numpy(self.blocks(device_id, era)[: self.config.profile.examples])
-        if sample_NT.ndim == 3:
-            # One by one, without their padding, which would count too.
-            return tuple(block[None, :, : int((block[2] > 0).sum())] for block in sample_NT)
-        return sample_NT.split(self.config.evaluate.batch_size)
+        rows = self.blocks(device_id, era)[: self.config.profile.examples]
+        return batches_of(rows, self.config.evaluate.batch_size)
 
     def _profile(self, device_id: int, era: int = 0) -> tuple[NDArray[np.float64], ...]:
         """Return the gate mass [E] per MoE layer of a sample of the device's blocks."""

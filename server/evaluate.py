@@ -8,17 +8,19 @@ full router (docs/design.md).
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
+from transformers import PreTrainedModel
 
 from moe.device import choose_device
 from moe.disk.tokens import load_tokenizer
 from moe.examples_apart import keeps_examples_apart
 from moe.experts import ExpertArrays, ExpertId, Tuning
 from moe.objective import mean_loss, summed_losses
+from moe.submodel.routing import batches_of, routing_mass
 from moe.tuning.adapters import MergedModel, set_arrays
 from scenario.data.federated_text import FederatedText
 from scenario.data.questions import Questions
@@ -78,6 +80,17 @@ class Evaluator:
     def merged(self, values: ExpertArrays) -> dict[str, float]:
         """Return the loss of the merged model under its full router, by cluster; nats per token."""
         return dict(self._remembered(self._digest("", values), lambda: self._measure_merged(values)))
+
+    def routing(self, values: ExpertArrays) -> dict[str, list[NDArray[np.float64]]]:
+        """Return the gate mass [E] of every MoE layer that the merged model gives each cluster's text.
+
+        That is a profile by the experts themselves, of what the cluster holds out.
+        """
+        model, batch = self.merged_with(values), self._config.evaluate.batch_size
+        return {
+            name: list(routing_mass(cast(PreTrainedModel, model), batches_of(rows, batch)))
+            for name, rows in self._pack(False, self._era).items()
+        }
 
     def submodel(self, cluster: str, experts: tuple[ExpertId, ...], values: ExpertArrays) -> float:
         """Return the loss of a cluster's own sub-model on its own text; nats per token."""

@@ -16,6 +16,7 @@ from server.report.ledger import Ledger
 from server.report.rival import comparison
 from server.report.screen import near_uniform_gains, near_uniform_warning
 from server.report.summary import ClusterSummary, Cost, RunSummary, cost_of_messages
+from strategy.assignment import assign_experts, captures
 
 DRIFTED = (
     "clusters hold one another's text since data.drift-hours; losses before and after are on what they hold "
@@ -70,6 +71,7 @@ def summarise(
         run_folder=folder,
         is_simulated=job.plan is not None,
         whole_model_bytes=len(ledger.brought) * whole_bytes(job.path) if ledger.brought else 0,
+        capture_kept=_capture_kept(job, outcome, evaluator),
         warnings=(*filter(None, [warning, DRIFTED if has_drifted else ""]), *turned_away),
         comparison=comparison(
             job.config,
@@ -141,6 +143,21 @@ def _accuracies(cluster: str, job: Job, outcome: Outcome, evaluator: Evaluator) 
         for model, (experts, after) in models.items()
         for when, values in (("before", job.initial), ("after", after))
     }
+
+
+def _capture_kept(job: Job, outcome: Outcome, evaluator: Evaluator) -> float | None:
+    """Return what profiling without experts has kept of the capture; see `RunSummary`."""
+    given = outcome.assignment
+    if given is None or not job.config.uses_stand_ins:
+        return None
+    layers = job.layout.layers
+    mass = {name: rows for name, rows in evaluator.routing(job.initial).items() if name in given.experts}
+    most = {
+        name: max(sum(expert.layer == layer for expert in experts) for layer in layers)
+        for name, experts in given.experts.items()
+    }
+    wished = assign_experts(mass, layers, most, method=job.config.assign.method, seed=job.config.seed)
+    return sum(captures(mass, layers, given).values()) / sum(wished.capture.values())
 
 
 def _experts(job: Job, ledger: Ledger, cluster: str) -> tuple[int, ...]:

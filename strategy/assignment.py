@@ -137,6 +137,16 @@ def _owned(
     return has_CE
 
 
+def captures(
+    mass: Mapping[str, Sequence[NDArray[np.float64]]], layers: Sequence[int], assignment: Assignment
+) -> dict[str, float]:
+    """Return what the experts of an assignment catch of other masses, by cluster; as `Assignment.capture`."""
+    return {
+        name: _capture([_shares(layer) for layer in mass[name]], layers, experts)
+        for name, experts in assignment.experts.items()
+    }
+
+
 def _choose(share_CE: NDArray[np.float64], limit_C: NDArray[np.int64], method: str) -> NDArray[np.bool_]:
     """Return which experts of a layer each cluster gets."""
     C, E = share_CE.shape

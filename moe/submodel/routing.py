@@ -20,6 +20,15 @@ from moe.submodel.expert_subset import ExpertSubset, expert_subsets
 from moe.submodel.whole_layer import whole_layers
 
 
+def batches_of(rows: NDArray[np.int64], size: int) -> tuple[Tensor, ...]:
+    """Return token blocks ``[N, T]``, or of examples ``[N, 3, T]``, as batches that routing is judged by."""
+    rows_NT = torch.from_numpy(rows)
+    if rows_NT.ndim == 3:
+        # One by one, without their padding, which would count too.
+        return tuple(block[None, :, : int((block[2] > 0).sum())] for block in rows_NT)
+    return rows_NT.split(size)
+
+
 @torch.no_grad()
 def routing_mass(model: PreTrainedModel, batches_BT: Iterable[Tensor]) -> NDArray[np.float64]:
     """Return the gate weight that the tokens give each expert, summed.

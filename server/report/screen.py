@@ -39,6 +39,7 @@ def render_summary(summary: RunSummary) -> str:
         f"{summary.strategy} ended: {summary.stop_reason}",
         f"{clock} {day_clock(summary.clock_s)} (d hh:mm), wall {duration(summary.wall_s)}",
         *(warning_text(text) for text in summary.warnings),
+        *([] if summary.capture_kept is None else [_kept_text(summary.capture_kept)]),
         *([textwrap.fill(summary.comparison, WIDTH)] if summary.comparison else []),
         f"run folder: {summary.run_folder}",
     ]
@@ -50,6 +51,14 @@ def render_summary(summary: RunSummary) -> str:
         "\n".join(lines) + "\n",
     )
     return "\n".join(parts)
+
+
+def _kept_text(kept: float) -> str:
+    return textwrap.fill(
+        f"devices profiled without experts: the assignment keeps {kept:.1%} of the capture that the experts' "
+        "own routing of the held-out text would give",
+        WIDTH,
+    )
 
 
 def render_assignment(clusters: Sequence[ClusterSummary], near_uniform: Mapping[str, float]) -> str:

@@ -120,6 +120,9 @@ class RunSummary:
         Why the run ended, such as ``"the horizon was reached"``.
     run_folder : str
         Where everything else is.
+    capture_kept : float or None
+        Of the capture that an assignment by the experts' own routing of the held-out text would have, what
+        the run's assignment has, where devices profiled without experts; None where they had them.
     warnings : tuple[str, ...]
         What a person should know before believing the numbers.
     comparison : str
@@ -137,6 +140,7 @@ class RunSummary:
     run_folder: str
     is_simulated: bool = True
     whole_model_bytes: int = 0
+    capture_kept: float | None = None
     warnings: tuple[str, ...] = ()
     comparison: str = ""
 

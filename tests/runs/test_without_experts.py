@@ -14,6 +14,8 @@ from scenario import stand_ins
 from scenario.settings.reading import read_config
 from server.app import run
 from server.job import prepare
+from server.report.screen import render_summary
+from server.report.summary import read_summary
 from tests.fake_grid import FakeGrid
 from tests.runs.conftest import DOMAINS, Settings
 
@@ -39,6 +41,19 @@ def test_a_run_makes_them_once_before_it_begins_and_then_reads_no_expert_to_prof
     # Both linear layers of the four experts of the first layer, once; behind the second nobody looks.
     assert reads == [0] * 8
     assert (folder / "events.jsonl").is_file()
+
+
+def test_a_run_says_what_its_assignment_kept_of_the_exact_one(
+    without: Settings, clients: Callable[..., FakeGrid]
+) -> None:
+    kept = {}
+    for method in ("stand-in", "exact"):
+        settings = {**without, "profile.method": method, "merge.max-merges": 1}
+        summary = read_summary(run(clients(settings), read_config(settings)))
+        kept[method] = summary.capture_kept
+        assert ("keeps" in render_summary(summary)) == (method == "stand-in")
+    assert kept["exact"] is None
+    assert kept["stand-in"] is not None and 0.5 < kept["stand-in"] <= 1.0 + 1e-9
 
 
 def test_the_server_makes_them_while_it_prepares(without: Settings) -> None:

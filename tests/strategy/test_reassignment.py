@@ -1,7 +1,7 @@
 """As data drifts experts move: one owner at any time, nothing lost, nothing merged for a former owner."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from moe.experts import ExpertId
 from strategy.assigner import captured
 from strategy.assignment import assign_experts
+from strategy.delivery.messages import DELIVERY, Piece, delivered_reply, piece_names
+from strategy.delivery.pieces import Delivery, PieceDelivery
 from strategy.ems_fl import EmsFl
 from strategy.messages import (
     ExpertUpdate,
@@ -33,12 +35,30 @@ CLUSTERS = {1: "sea", 2: "ice", 3: "sea"}
 BEFORE, AFTER = {"sea": 1, "ice": 3}, {"sea": 3, "ice": 1}
 
 
+@dataclass
+class Pieces:
+    """Two pieces an expert, that only the sky carries."""
+
+    shared: Sequence[Piece] = ()
+    sizes: Mapping[str, int] = field(default_factory=lambda: {"w": 1000})
+    base: str = "base-1"
+
+    def of(self, expert: ExpertId) -> Sequence[Piece]:
+        return tuple(
+            Piece(name=f"{expert.name}/{at}", extents=(("w", 0, 40),), sha256="00") for at in range(2)
+        )
+
+    def data(self, _: Piece) -> None:
+        return None
+
+
 class Drifting(ArithmeticClient):
     """Nodes whose data asks for other experts after some trainings, and who say what theirs catch."""
 
     drifts_after = 6
     asked: list[tuple[int, str]]
     watched: list[int]
+    disks: dict[int, list[str]]
 
     def __call__(self, message: Message) -> RecordDict:
         node, kind = message.metadata.dst_node_id, message.metadata.message_type
@@ -46,7 +66,13 @@ class Drifting(ArithmeticClient):
         self.favourite = BEFORE if len(self.trained) < self.drifts_after else AFTER
         if kind == "query":
             return profile_reply(self.profile(node), message).content
+        if kind == DELIVERY:
+            self.disks.setdefault(node, []).extend(piece_names(message))
+            return delivered_reply(piece_names(message), message).content
         task = read_task(message)
+        if self.disks:
+            needed = {piece.name for key in task.values for piece in Pieces().of(key.expert)}
+            assert needed <= set(self.disks[node])
         self.watched.append(task.watch)
         content = super().__call__(message)
         if task.watch:
@@ -59,7 +85,7 @@ class Drifting(ArithmeticClient):
 
 def drifting(drifts_after: int = 6) -> Drifting:
     client = Drifting(clusters=CLUSTERS, favourite=BEFORE)
-    client.drifts_after, client.asked, client.watched = drifts_after, [], []
+    client.drifts_after, client.asked, client.watched, client.disks = drifts_after, [], [], {}
     return client
 
 
@@ -70,6 +96,7 @@ def play(
     delay: Callable[[int], int] = lambda _: 0,
     state: EmsFlState | None = None,
     on_settled: Callable[[EmsFlState], None] = lambda _: None,
+    delivery: Delivery | None = None,
     **changes: Any,
 ) -> tuple[EmsFl, list[dict[str, Any]]]:
     events: list[dict[str, Any]] = []
@@ -78,6 +105,7 @@ def play(
         clock=Ticks(),
         on_event=events.append,
         on_settled=on_settled,
+        delivery=delivery,
         state=state,
     )
     strategy.start(FakeGrid(client, num_nodes=3, delay=delay), encode_arrays(zeros()), max_merges, 3000.0)
@@ -136,7 +164,7 @@ def test_clusters_go_on_with_what_they_have_until_all_are_heard_anew() -> None:
             return super().__call__(message)
 
     client = Shy(clusters=CLUSTERS, favourite=BEFORE)
-    client.drifts_after, client.asked, client.watched = 6, [], []
+    client.drifts_after, client.asked, client.watched, client.disks = 6, [], [], {}
     strategy, events = play(client, max_merges=0, profile_wait_s=400.0, max_failures=10_000)
     drifted_s = next(event["time_s"] for event in events if event["event"] == "drifted")
     assigned_s = [event["time_s"] for event in events if event["event"] == "assigned"][1]
@@ -179,6 +207,29 @@ def test_no_expert_has_two_owners_and_nobody_merges_what_is_not_its_own(
             for update in event["updates"]:
                 assert all(age >= 0 for age in update["staleness"].values())
         assert event["event"] != "refused"
+
+
+@hypothesis_settings(max_examples=25, deadline=None)
+@given(
+    delays=st.lists(st.integers(0, 7), min_size=1, max_size=9),
+    drifts_after=st.integers(0, 20),
+    message_bytes=st.sampled_from([1, 80, 1000]),
+)
+def test_after_a_move_only_what_is_new_to_a_node_is_delivered_and_before_it_trains(
+    delays: list[int], drifts_after: int, message_bytes: int
+) -> None:
+    """Also where the assignment changes while pieces are under way."""
+    client = drifting(drifts_after)
+    strategy, events = play(
+        client,
+        max_merges=20,
+        delay=lambda number: delays[number % len(delays)],
+        delivery=PieceDelivery(Pieces(), message_bytes),
+    )
+    assert [event for event in events if event["event"] == "refused"] == []
+    assert strategy.state.merges >= 20
+    for names in client.disks.values():
+        assert len(names) == len(set(names))
 
 
 def test_an_update_of_an_earlier_assignment_tells_nothing_of_this_one() -> None:
@@ -246,7 +297,7 @@ def test_data_that_no_experts_catch_well_is_no_drift_for_ever() -> None:
             return found
 
     client = Blurred(clusters=CLUSTERS, favourite=BEFORE)
-    client.drifts_after, client.asked, client.watched = 6, [], []
+    client.drifts_after, client.asked, client.watched, client.disks = 6, [], [], {}
     _, events = play(client, max_merges=40)
     assert [event["event"] for event in events].count("drifted") == 1
     assert [event["event"] for event in events].count("assigned") == 2

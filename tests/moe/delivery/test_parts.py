@@ -17,6 +17,7 @@ from moe.disk.layout import open_storage
 from moe.disk.storage import Storage
 from moe.experts import ExpertId
 from moe.held import LEDGER, Extent, Held
+from tests.full_disk import files_at_most
 from tests.moe.delivery.checked import PIECE_BYTES, check_part, deliver
 
 
@@ -77,6 +78,20 @@ def test_a_piece_with_another_hash_leaves_nothing(whole: Storage, tmp_path: Path
             tmp_path / "part", "base", extents, weight_sizes(whole), wrong, hashlib.sha256(data).hexdigest()
         )
     assert {file.name: file.read_bytes() for file in (tmp_path / "part").iterdir()} == before
+
+
+def test_a_disk_that_refuses_a_piece_leaves_it_out_of_the_ledger(whole: Storage, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    extents, data = piece_of(whole)
+    sha256 = hashlib.sha256(data).hexdigest()
+    # The part's files do not exist yet: to make one of their size is what is refused.
+    with files_at_most(1000), pytest.raises(OSError, match=r"a piece of the model cannot be written .* free"):
+        put_piece(part, "base", extents, weight_sizes(whole), data, sha256)
+    held = Held.read(part)
+    assert held is not None and not held.has(extents)
+    put_piece(part, "base", extents, weight_sizes(whole), data, sha256)
+    held = Held.read(part)
+    assert held is not None and held.has(extents)
 
 
 def test_a_part_of_another_checkpoint_takes_no_piece(whole: Storage, tmp_path: Path) -> None:
