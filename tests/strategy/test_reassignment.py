@@ -1,7 +1,7 @@
 """As data drifts experts move: one owner at any time, nothing lost, nothing merged for a former owner."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from moe.experts import ExpertId
 from strategy.assigner import captured
 from strategy.assignment import assign_experts
-from strategy.delivery.messages import DELIVERY, Piece, delivered_reply, piece_names
+from strategy.delivery.messages import DELIVERY, delivered_reply, piece_names
 from strategy.delivery.pieces import Delivery, PieceDelivery
 from strategy.ems_fl import EmsFl
 from strategy.messages import (
@@ -29,27 +29,11 @@ from strategy.messages import (
 )
 from strategy.state import Arrival, EmsFlState
 from tests.fake_grid import FakeGrid
+from tests.strategy.test_delivery import Pieces
 from tests.strategy.world import NUM_EXPERTS, ArithmeticClient, Ticks, settings, zeros
 
 CLUSTERS = {1: "sea", 2: "ice", 3: "sea"}
 BEFORE, AFTER = {"sea": 1, "ice": 3}, {"sea": 3, "ice": 1}
-
-
-@dataclass
-class Pieces:
-    """Two pieces an expert, that only the sky carries."""
-
-    shared: Sequence[Piece] = ()
-    sizes: Mapping[str, int] = field(default_factory=lambda: {"w": 1000})
-    base: str = "base-1"
-
-    def of(self, expert: ExpertId) -> Sequence[Piece]:
-        return tuple(
-            Piece(name=f"{expert.name}/{at}", extents=(("w", 0, 40),), sha256="00") for at in range(2)
-        )
-
-    def data(self, _: Piece) -> None:
-        return None
 
 
 class Drifting(ArithmeticClient):
