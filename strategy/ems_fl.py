@@ -195,11 +195,11 @@ class EmsFl(Strategy):
 
     def _profile_questions(self) -> Sequence[Message]:
         state = self.state
-        known = state.profiles.keys() - state.outdated
         return [
             profile_instruction(node_id)
             for node_id in self._idle()
-            if node_id not in known and self._delivery.is_complete((), state.held.get(node_id, ()))
+            if (node_id not in state.profiles or node_id in state.outdated)
+            and self._delivery.is_complete((), state.held.get(node_id, ()))
         ]
 
     def _idle(self) -> list[int]:
