@@ -147,8 +147,10 @@ def _accuracies(cluster: str, job: Job, outcome: Outcome, evaluator: Evaluator) 
 
 def _capture_kept(job: Job, outcome: Outcome, evaluator: Evaluator) -> float | None:
     """Return what profiling without experts has kept of the capture; see `RunSummary`."""
-    given = outcome.assignment
-    if given is None or not job.config.uses_stand_ins:
+    given, method = outcome.assignment, job.config.assign.method
+    # Elsewhere what devices say of their data decides nothing.
+    is_asked = job.config.strategy == "ems-fl" and method in ("optimal", "overlap")
+    if given is None or not is_asked or not job.config.uses_stand_ins:
         return None
     layers = job.layout.layers
     mass = {name: rows for name, rows in evaluator.routing(job.initial).items() if name in given.experts}
@@ -156,7 +158,7 @@ def _capture_kept(job: Job, outcome: Outcome, evaluator: Evaluator) -> float | N
         name: max(sum(expert.layer == layer for expert in experts) for layer in layers)
         for name, experts in given.experts.items()
     }
-    wished = assign_experts(mass, layers, most, method=job.config.assign.method, seed=job.config.seed)
+    wished = assign_experts(mass, layers, most, method=method, seed=job.config.seed)
     return sum(captures(mass, layers, given).values()) / sum(wished.capture.values())
 
 

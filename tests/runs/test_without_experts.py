@@ -53,6 +53,8 @@ def test_a_run_says_what_its_assignment_kept_of_the_exact_one(
         kept[method] = summary.capture_kept
         assert ("keeps" in render_summary(summary)) == (method == "stand-in")
     assert kept["exact"] is None
+    fedbuff = {**without, "strategy": "fedbuff", "merge.max-merges": 1}
+    assert read_summary(run(clients(fedbuff), read_config(fedbuff))).capture_kept is None
     assert kept["stand-in"] is not None and 0.5 < kept["stand-in"] <= 1.0 + 1e-9
 
 
