@@ -89,7 +89,9 @@ class ClientState:
 
     def lacking(self, experts: Collection[ExpertId]) -> frozenset[ExpertId]:
         """Return those of the experts that were not delivered to this machine."""
-        return frozenset() if self._is_whole else frozenset(experts) - held_experts(open_storage(self.path))
+        if self._is_whole:
+            return frozenset()
+        return frozenset(experts) - held_experts(open_storage(self.path), experts)
 
     @cached_property
     def _is_whole(self) -> bool:

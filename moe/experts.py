@@ -35,7 +35,9 @@ class ExpertId:
         ValueError
             If it is none.
         """
-        layer, _, index = name.partition(".")
+        layer, _, index = name.partition(".") if isinstance(name, str) else ("", "", "")
+        if not (layer.isdecimal() and index.isdecimal()):
+            raise ValueError(f"{name!r} names no expert; a name is layer.index, such as 3.17")
         return cls(int(layer), int(index))
 
 

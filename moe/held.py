@@ -5,6 +5,7 @@ holes where experts are that it was never given (a hole takes no room on the dis
 so whoever reads such a folder asks its ledger first: nothing is ever trained on what did not come.
 """
 
+import hashlib
 import json
 import os
 from bisect import bisect_right
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 LEDGER = "held.jsonl"
 """Name of the ledger: a line that says of which checkpoint these are parts, then a line for each piece."""
 _FORMAT = 1
+_SAMPLE_BYTES = 64
 
 
 class Extent(NamedTuple):
@@ -67,6 +69,8 @@ class Held:
             if first["format"] != _FORMAT:
                 raise ValueError(f"it has format {first['format']}, and this version reads {_FORMAT}")
             held = cls(folder, str(first["base"]))
+            sampled = [Extent(*extent) for extent in first.get("sampled", [])]
+            is_as_written = not sampled or _digest(folder, sampled) == first["digest"]
             for line in lines[1:]:
                 with suppress(json.JSONDecodeError):
                     for file, start, stop in json.loads(line):
@@ -76,17 +80,34 @@ class Held:
                 f"{folder / LEDGER}, which says what was delivered, is damaged ({fault}); remove the folder, "
                 "and what belongs there comes again"
             ) from None
+        if not is_as_written:
+            raise ValueError(
+                f"the shared part in {folder} is not what was written there when it was made for checkpoint "
+                f"{held.base[:12]}: files were replaced, or copied badly; copy the folder again"
+            )
         return held
 
-    def begin(self) -> None:
-        """Write the first line of a new ledger.
+    def begin(self, shared: Iterable[Extent] = ()) -> None:
+        """Write the first line of a new ledger; one that another process began meanwhile is left as it is.
+
+        Parameters
+        ----------
+        shared : iterable of Extent
+            Bytes that are there already and are to be known again: both ends of each are sampled.
 
         Raises
         ------
         OSError
             If it cannot be written.
         """
-        self._write(json.dumps({"format": _FORMAT, "base": self.base}))
+        sampled = [
+            Extent(file, max(start, at), min(stop, at + _SAMPLE_BYTES))
+            for file, start, stop in shared
+            for at in (start, stop - _SAMPLE_BYTES)
+        ]
+        of = {"sampled": sampled, "digest": _digest(self.folder, sampled)} if sampled else {}
+        with suppress(FileExistsError):
+            self._write(json.dumps({"format": _FORMAT, "base": self.base, **of}), os.O_EXCL)
 
     def add(self, extents: Iterable[Extent]) -> None:
         """Note bytes that were written and are safe on the disk.
@@ -122,13 +143,39 @@ class Held:
                 start, stop = min(start, span[0]), max(stop, span[1])
         self._spans[extent.file] = sorted([*apart, (start, stop)])
 
-    def _write(self, line: str) -> None:
+    def _write(self, line: str, how: int = 0) -> None:
         """Append a line at once; after one that was left unfinished, on a new line."""
-        handle = os.open(self.folder / LEDGER, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        handle = os.open(self.folder / LEDGER, os.O_RDWR | os.O_APPEND | os.O_CREAT | how, 0o666)
         try:
             size = os.fstat(handle).st_size
             before: Any = b"\n" if size and os.pread(handle, 1, size - 1) != b"\n" else b""
-            os.write(handle, before + line.encode() + b"\n")
+            whole = before + line.encode() + b"\n"
+            if (written := os.write(handle, whole)) < len(whole):
+                raise OSError(f"only {written} of {len(whole)} bytes of a line could be written")
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def refuse_part(held: Held | None) -> None:
+    """Refuse a device's part of a checkpoint where its holes would be read as numbers.
+
+    Raises
+    ------
+    ValueError
+        If it is one.
+    """
+    if held is not None:
+        raise ValueError(
+            f"{held.folder} is a device's part of a checkpoint, without all experts; give the whole one"
+        )
+
+
+def _digest(folder: Path, sampled: Iterable[Extent]) -> str:
+    """Return the hash of some bytes, of which a file may have fewer."""
+    digest = hashlib.sha256()
+    for file, start, stop in sampled:
+        with suppress(FileNotFoundError), (folder / file).open("rb") as stream:
+            stream.seek(start)
+            digest.update(stream.read(stop - start))
+    return digest.hexdigest()

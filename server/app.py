@@ -18,7 +18,6 @@ from moe.export.adapter_targets import has_adapter
 from moe.export.checkpoint import export_adapter, export_merged
 from scenario.settings.config import RunConfig
 from scenario.settings.reading import read_config
-from server.delivery.plan import delivery_notes
 from server.ems_fl_run import Outcome, Saved, run_ems_fl
 from server.evaluate import Evaluator
 from server.exhibits.completions import completions
@@ -86,8 +85,6 @@ def run(grid: Grid, config: RunConfig, workers: int = 0) -> Path:
     evaluator = Evaluator(config, job.path, job.tuning, job.text, job.clusters)
     with _open_log(config, saved) as log, _saying_how_to_go_on(log.folder):
         log.say(f"run folder: {log.folder}")
-        for note in delivery_notes(config, job.path, job.fingerprint, job.layout.layers, job.plan):
-            log.say(note)
         scene = scene_of(
             config, job.population, job.plan, job.layout, domains=job.text.domains, horizon_s=job.horizon_s
         )

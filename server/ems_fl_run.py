@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from moe.experts import ExpertArrays
 from moe.factors import label
 from moe.tuning.memory_budget import tuned_expert_bytes
-from server.delivery.plan import delivery_of
+from server.delivery.plan import catalogue_of, delivery_notes, delivery_of
 from server.job import Job, adapter_bytes_per_expert
 from server.observer import Observer
 from server.patient_grid import PatientGrid
@@ -104,6 +104,9 @@ def run_ems_fl(job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Sav
     """Run, or go on with, the job; saves its state after merges."""
     world, clock, expects, snapshot = _world(job, grid, log, observer, saved)
     settings = settings_from(job)
+    catalogue = catalogue_of(job.config, job.path, job.fingerprint, travels=job.plan is None)
+    for note in delivery_notes(job.config, catalogue, job.layout.layers, job.plan) if catalogue else ():
+        log.say(note)
     pace = SavingPace(job.config.run.save_every_merges, merges=saved.strategy.merges if saved else 0)
 
     def save(state: EmsFlState) -> None:
@@ -122,7 +125,7 @@ def run_ems_fl(job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Sav
         expects=expects,
         on_event=observer.event,
         on_settled=save,
-        delivery=delivery_of(job.config, job.path, job.fingerprint, travels=job.plan is None),
+        delivery=delivery_of(job.config, catalogue),
         state=saved.strategy if saved else None,
     )
 

@@ -13,7 +13,10 @@ def read_host(reply: Message) -> tuple[str, tuple[int, ...]] | None:
     record = reply.content.config_records.get(CONFIG) if reply.has_content() else None
     if record is None or not {"cluster", "devices"} <= record.keys():
         return None
-    return str(record["cluster"]), tuple(int(device) for device in cast(list[int], record["devices"]))
+    try:
+        return str(record["cluster"]), tuple(int(device) for device in cast(list[int], record["devices"]))
+    except (TypeError, ValueError):  # whatever a hostile node may say; as a profile it is refused by name
+        return None
 
 
 class Hosts:

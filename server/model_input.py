@@ -12,6 +12,7 @@ from moe.disk.layout import layout_of, open_storage, read_layout, trust_code_of
 from moe.disk.tokens import check_tokens, load_tokenizer
 from moe.experts import ExpertLayout
 from moe.families.blocks import TESTED_FAMILIES
+from moe.held import refuse_part
 from moe.inspect.selftest import check
 from scenario.data.check_blocks import check_blocks
 from scenario.model_name import resolve_model_name
@@ -50,6 +51,7 @@ def read_model(
     if config.model.trust_remote_code and trust_code_of(path):
         say(alarm(f"CODE THAT CAME WITH THE CHECKPOINT RUNS HERE AND ON EVERY DEVICE: {path}"))
     storage = open_storage(path, config.model.dtype, config.model.hold)
+    refuse_part(storage.checkpoint.held)
     layout = layout_of(storage)
     machine_bytes = psutil.virtual_memory().total
     # What the server merges into is dequantised, however devices hold it.

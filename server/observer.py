@@ -6,6 +6,8 @@ from typing import Any
 from flwr.app import MetricRecord
 
 from moe.experts import ExpertArrays
+from scenario.data.federated_text import FederatedText
+from scenario.derive import drifted_text, era_at
 from server.evaluate import Evaluator
 from server.job import Job
 from server.record.run_log import RunLog
@@ -145,12 +147,17 @@ def assignment_table(job: Job, event: Mapping[str, Any]) -> str:
             capture=event["capture"][name],
             random_capture=event["random_capture"][name],
         )
-        for name, domain in zip(job.clusters, job.text.domains, strict=True)
+        for name, domain in zip(job.clusters, text_at(job, event["time_s"]).domains, strict=True)
         if name in event["experts"]
     ]
     shared = [group for group in event["groups"] if len(group) > 1]
     note = "".join(f"more clusters than experts: {', '.join(group)} share theirs\n" for group in shared)
     return render_assignment(rows, near_uniform_gains(event)) + note
+
+
+def text_at(job: Job, time_s: float) -> FederatedText:
+    """Return who holds which text at a time of the run; see ``data.drift-hours``."""
+    return drifted_text(job.config, job.text) if era_at(job.config, time_s) else job.text
 
 
 def experts_per_layer(job: Job, event: Mapping[str, Any], cluster: str) -> tuple[int, ...]:

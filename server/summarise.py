@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from statistics import fmean
 
 from moe.experts import ExpertArrays, ExpertId
-from scenario.derive import drifted_text, era_at
 from scenario.settings.config import RunConfig
 from server.delivery.plan import whole_bytes
 from server.ems_fl_run import Outcome
 from server.evaluate import Evaluator
 from server.job import FLOAT32_BYTES, Job
-from server.observer import experts_per_layer
+from server.observer import experts_per_layer, text_at
 from server.report.ledger import Ledger
 from server.report.rival import comparison
 from server.report.screen import near_uniform_gains, near_uniform_warning
@@ -29,8 +28,8 @@ def summarise(
 ) -> RunSummary:
     """Return the summary of a run: losses measured now, from the first values and the last."""
     evaluator.turn_to(outcome.clock_s)
-    has_drifted = era_at(job.config, outcome.clock_s)
-    text = drifted_text(job.config, job.text) if has_drifted else job.text
+    text = text_at(job, outcome.clock_s)
+    has_drifted = text is not job.text
     merged_before, merged_after = evaluator.merged(job.initial), evaluator.merged(outcome.merged)
     own_before = _own_losses(job.initial, outcome, evaluator)
     own_after = _own_losses(outcome.values, outcome, evaluator)
@@ -150,7 +149,8 @@ def _capture_kept(job: Job, outcome: Outcome, evaluator: Evaluator) -> float | N
     given, method = outcome.assignment, job.config.assign.method
     # Elsewhere what devices say of their data decides nothing.
     is_asked = job.config.strategy == "ems-fl" and method in ("optimal", "overlap")
-    if given is None or not is_asked or not job.config.uses_stand_ins:
+    # And on real nodes the data are theirs, which the server does not know.
+    if given is None or job.plan is None or not is_asked or not job.config.uses_stand_ins:
         return None
     layers = job.layout.layers
     mass = {name: rows for name, rows in evaluator.routing(job.initial).items() if name in given.experts}

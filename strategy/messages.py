@@ -15,6 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, Met
 from numpy.typing import NDArray
 
 from moe.experts import ExpertArrays, ExpertId, ParameterKey
+from strategy.delivery.messages import texts_in
 
 ARRAYS = "arrays"
 CONFIG = "config"
@@ -177,14 +178,14 @@ def read_profile(reply: Message) -> Profile:
         profile = Profile(
             cluster=str(config["cluster"]),
             devices=tuple(int(d) for d in cast(list[int], config["devices"])),
-            mass=tuple(arrays[name].numpy().astype(np.float64) for name in sorted(arrays)),
+            mass=tuple(_decoded(name, arrays[name]).astype(np.float64) for name in sorted(arrays)),
             num_examples=int(cast(int, metrics["num-examples"])),
             memory_bytes=int(cast(int, metrics["memory-bytes"])),
             fingerprint=str(config["fingerprint"]),
-            held=tuple(map(ExpertId.named, cast(list[str], config.get("held", [])))),
+            held=tuple(map(ExpertId.named, texts_in(config, "held"))),
         )
-    except KeyError as missing:
-        raise ValueError(f"a profile lacks {missing}") from None
+    except (KeyError, TypeError) as fault:
+        raise ValueError(f"a profile lacks a field, or one is of another kind: {fault}") from None
     if profile.num_examples <= 0:
         raise ValueError(f"a profile must stand for at least one example, got {profile.num_examples}")
     if not all(np.isfinite(layer).all() and (layer >= 0).all() for layer in profile.mass):
@@ -221,11 +222,10 @@ def read_task(instruction: Message) -> TrainTask:
         If it carries no arrays.
     """
     arrays, config = _arrays(instruction), _config(instruction)
-    dispatch = config.get("dispatch", config.get("server-round", 0))
     frozen = cast(list[str] | None, config.get("frozen"))
     return TrainTask(
         values=decode_arrays(arrays),
-        dispatch=int(cast(int, dispatch)),
+        dispatch=int(cast(int, config.get("dispatch", config.get("server-round", 0)))),
         reply_with=str(config.get("reply-with", "values")),
         frozen=None if frozen is None else frozenset(map(ExpertId.named, frozen)),
         # The key that Flower's FedProx uses.
@@ -282,16 +282,17 @@ def read_update(reply: Message, asked: ExpertArrays, own_examples: int) -> Exper
         num_examples = int(cast(int, metrics["num-examples"]))
         steps = int(cast(int, metrics["local-steps"]))
         loss = float(cast(float, metrics["train-loss"]))
-    except KeyError as missing:
-        raise ValueError(f"the update lacks {missing}") from None
+        heldout = float(cast(float, metrics["heldout-loss"])) if "heldout-loss" in metrics else None
+        capture = float(cast(float, metrics["capture"])) if "capture" in metrics else None
+        capture_of = int(cast(int, metrics.get("capture-of", 0)))
+    except (KeyError, TypeError) as fault:
+        raise ValueError(f"the update lacks a number, or one is of another kind: {fault}") from None
     if not 1 <= num_examples <= own_examples:
         raise ValueError(f"it claims {num_examples} examples; the node holds {own_examples}")
     if not math.isfinite(loss) or steps < 1:
         raise ValueError(f"its training loss is {loss} after {steps} steps")
-    heldout = float(cast(float, metrics["heldout-loss"])) if "heldout-loss" in metrics else None
     if heldout is not None and not math.isfinite(heldout):
         raise ValueError(f"its held-out loss is {heldout}")
-    capture = float(cast(float, metrics["capture"])) if "capture" in metrics else None
     if capture is not None and not 0.0 <= capture <= 1.0:
         raise ValueError(f"its capture is {capture}; a share lies in 0 to 1")
     return ExpertUpdate(
@@ -301,7 +302,7 @@ def read_update(reply: Message, asked: ExpertArrays, own_examples: int) -> Exper
         local_steps=steps,
         heldout_loss=heldout,
         capture=capture,
-        capture_of=int(cast(int, metrics.get("capture-of", 0))),
+        capture_of=capture_of,
     )
 
 

@@ -11,7 +11,7 @@ from moe.disk.storage import Storage
 from moe.disk.weight_files import companions
 from moe.disk.writing import new_folder, writing
 from moe.experts import ExpertId
-from moe.held import LEDGER, Extent, Held
+from moe.held import LEDGER, Extent, Held, refuse_part
 
 _COPY_BYTES = 1 << 24
 
@@ -39,8 +39,7 @@ def make_part(storage: Storage, base: str, out_dir: str | Path, *, beside: Itera
         If the disk has no room; nothing is left then.
     """
     folder = storage.checkpoint.folder
-    if storage.checkpoint.held is not None:
-        raise ValueError(f"{folder} is a part of a checkpoint itself; give the whole one")
+    refuse_part(storage.checkpoint.held)
     extents = shared_extents(storage)
     size = sum(extent.num_bytes for extent in extents)
     with new_folder(out_dir, what="the device's part", num_bytes=size) as unfinished:
@@ -57,7 +56,7 @@ def make_part(storage: Storage, base: str, out_dir: str | Path, *, beside: Itera
                     out.seek(start)
                     out.write(source.read(min(_COPY_BYTES, extent.stop - start)))
         held = Held(unfinished, base)
-        held.begin()
+        held.begin(extents)
         held.add(extents)
     return Path(out_dir)
 
@@ -142,11 +141,12 @@ def put_piece(
         held.add(extents)
 
 
-def held_experts(storage: Storage) -> frozenset[ExpertId]:
-    """Return the experts that are wholly here; all of them where the checkpoint is no part of one."""
-    every = [ExpertId(layer, i) for layer, block in storage.blocks.items() for i in range(block.num_experts)]
+def held_experts(storage: Storage, among: Iterable[ExpertId] | None = None) -> frozenset[ExpertId]:
+    """Return which experts are wholly here, of some or of all; all where the checkpoint is no part of one."""
+    every = (ExpertId(layer, i) for layer, block in storage.blocks.items() for i in range(block.num_experts))
     held = storage.checkpoint.held
-    return frozenset(e for e in every if held is None or held.has(expert_extents(storage, e)))
+    asked = every if among is None else among
+    return frozenset(e for e in asked if held is None or held.has(expert_extents(storage, e)))
 
 
 def _held_of(folder: Path, base: str) -> Held:
@@ -158,8 +158,9 @@ def _held_of(folder: Path, base: str) -> Held:
                 f"{folder} holds {found.name} and no {LEDGER}: it is no device's part of a checkpoint; name "
                 "an empty folder, or one that ems-fl prepare made"
             )
-        held = Held(folder, base)
-        held.begin()
+        Held(folder, base).begin()
+        held = Held.read(folder)
+        assert held is not None
     if held.base != base:
         raise ValueError(
             f"{folder} holds parts of checkpoint {held.base[:12]}, and the server sends {base[:12]}; name "

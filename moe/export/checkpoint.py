@@ -31,6 +31,7 @@ from moe.export.model_card import adapter_card
 from moe.export.packing import adapter_config, as_in_model, pack, read_changes
 from moe.export.stored_adapter import ADAPTER_FILE, ORIGIN_FILE, read_adapter, read_origin
 from moe.factors import check_arrays
+from moe.held import refuse_part
 from moe.quiet import quiet_peft
 from moe.submodel.load import load_full
 from moe.tuning.merge import changed_experts, merged_experts
@@ -229,6 +230,7 @@ def _write_merged(
     replace: bool = False,
 ) -> Path:
     """Copy a checkpoint and put these experts, and rows of tensors, in the place of its own."""
+    refuse_part(storage.checkpoint.held)
     base = storage.checkpoint
     # Nothing that was left in the base's folder: transformers reads one set of weights, other programs
     # may take the other, and it would be without the change.

@@ -15,6 +15,7 @@ from moe.disk.shards import Hold
 from moe.disk.storage import Storage
 from moe.factors import PROJECTIONS
 from moe.families.blocks import MoEBlock, find_blocks
+from moe.held import refuse_part
 from moe.quiet import quiet_loading
 from moe.submodel.absent import Absent, check_absent
 from moe.submodel.expert_subset import Expert, ExpertSubset, expert_subsets, linear
@@ -39,6 +40,7 @@ def load_full(path: str | Path, *, dtype: torch.dtype | str = "auto") -> PreTrai
         As `moe.disk.layout.read_layout`.
     """
     storage = open_storage(path, dtype)
+    refuse_part(storage.checkpoint.held)
     if storage.checkpoint.packed:
         storage.load_all(storage.model.dtype)
         if storage.lacks_identity_rows:

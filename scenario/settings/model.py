@@ -63,7 +63,7 @@ class ModelSettings(Section):
     # A pass of the default sky carries some tens of MB for a cluster; a broken transfer loses a piece.
     piece_mb: float = Field(
         default=4.0,
-        gt=0,
+        ge=0.001,
         le=1024,
         description="Megabytes (10^6 bytes) of the model that one message brings at most, where experts are "
         "delivered; each is checked by its hash, and what arrived is not sent again.",

@@ -40,21 +40,17 @@ def catalogue_of(config: RunConfig, path: str, base: str, *, travels: bool) -> C
     )
 
 
-def delivery_of(config: RunConfig, path: str, base: str, *, travels: bool) -> Delivery:
-    """Return how the model comes to the nodes; parameters as of `catalogue_of`."""
-    catalogue = catalogue_of(config, path, base, travels=travels)
+def delivery_of(config: RunConfig, catalogue: CheckpointPieces | None) -> Delivery:
+    """Return how the model comes to the nodes."""
     if catalogue is None:
         return Delivery()
     return PieceDelivery(catalogue, int(config.model.piece_mb * MEGABYTE))
 
 
 def delivery_notes(
-    config: RunConfig, path: str, base: str, layers: Sequence[int], plan: ContactPlan | None
+    config: RunConfig, catalogue: CheckpointPieces, layers: Sequence[int], plan: ContactPlan | None
 ) -> Iterator[str]:
     """Yield what a user should know of a delivery before it begins: its bytes, beside what contacts carry."""
-    catalogue = catalogue_of(config, path, base, travels=False)
-    if catalogue is None:
-        return
     one_of_each = sum(catalogue.expert_bytes(ExpertId(layer, 0)) for layer in layers)
     shared = catalogue.shared_bytes() if config.model.delivery == "everything" else 0
     words = f"the shared part, {_mb(shared)}, and " if shared else ""

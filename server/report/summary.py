@@ -122,7 +122,8 @@ class RunSummary:
         Where everything else is.
     capture_kept : float or None
         Of the capture that an assignment by the experts' own routing of the held-out text would have, what
-        the run's assignment has, where devices profiled without experts; None where they had them.
+        the run's assignment has, where devices profiled without experts; None where they had them, and on
+        real nodes.
     warnings : tuple[str, ...]
         What a person should know before believing the numbers.
     comparison : str

@@ -8,7 +8,7 @@ from typing import Any
 from server.screen.progress import duration
 
 MOST_NAMED = 3
-_ANSWERS = {"query": "profile", "train": "update"}
+_ANSWERS = {"query": "profile", "train": "update", "query.deliver": "word on pieces of the model"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,16 +48,20 @@ class Progress:
         self._heard: set[int] = set()
         self._visits = self._visits_at_line = 0
         self._merges, self._loss = 0, ""
+        self._model_bytes = 0
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Take note of an event, and say a line if one is due."""
         if self._began_s is None:
             self._began_s = event["time_s"]
-        if event["event"] == "arrived":
+        brings_model = event.get("type") == "query.deliver"
+        if event["event"] == "arrived" and not brings_model:
             devices = self._devices_of.get(event["node"], 1)
             if event["node"] not in self._heard:
                 self._heard.add(event["node"])
             self._visits += devices
+        elif event["event"] == "delivered" and brings_model:
+            self._model_bytes += event["bytes"]
         elif event["event"] == "merged":
             self._merges = event["merges"]
             if self._first_merges < 0:
@@ -84,9 +88,10 @@ class Progress:
         heard = sum(self._devices_of.get(node, 1) for node in self._heard)
         share = self._share(time_s)
         left = f", about {duration((now_s - self._began_wall_s) * (1 - share) / share)} left" if share else ""
+        model = f", {self._model_bytes / 1e6:.4g} MB of the model sent" if self._model_bytes else ""
         self._say(
             f"{100 * time_s / self._horizon_s:.0f} % of the time, "
-            f"{heard} of {self._num_devices} devices heard, "
+            f"{heard} of {self._num_devices} devices heard{model}, "
             f"{self._merges} merges{self._loss}, {rate:.1f} devices/s{left}",
             time_s,
         )

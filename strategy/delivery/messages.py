@@ -164,8 +164,7 @@ def read_delivered(reply: Message, sent: Sequence[str]) -> tuple[str, ...]:
     ValueError
         If it names none, or one that was not sent.
     """
-    record = reply.content.config_records.get(_RECORD)
-    names = tuple(cast(list[str], record["names"])) if record is not None and "names" in record else ()
+    names = texts_in(reply.content.config_records.get(_RECORD, ConfigRecord()), "names")
     if not names or not set(names) <= set(sent):
         raise ValueError(
             f"it acknowledges pieces {list(names)[:3]} of the model; it was sent {list(sent)[:3]}"
@@ -182,4 +181,18 @@ def lacks_reply(experts: Iterable[ExpertId], instruction: Message) -> Message:
 def read_lacking(reply: Message) -> frozenset[ExpertId]:
     """Return the experts that a node says it does not hold; none where it trained."""
     record = reply.content.config_records.get(_RECORD, ConfigRecord())
-    return frozenset(map(ExpertId.named, cast(list[str], record.get("lacks", []))))
+    return frozenset(map(ExpertId.named, texts_in(record, "lacks")))
+
+
+def texts_in(record: ConfigRecord, key: str) -> tuple[str, ...]:
+    """Return a list of names from a node's answer; none where it has no such field.
+
+    Raises
+    ------
+    ValueError
+        If the field is anything else.
+    """
+    value = record.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"{key} of its answer must be a list of names, got {str(value)[:80]!r}")
+    return tuple(cast(list[str], value))

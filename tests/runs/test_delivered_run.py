@@ -6,16 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from flwr.app import Message, RecordDict
+from transformers import AutoTokenizer
 
+from benchmarks.quantised import quantise
+from benchmarks.tiny_models import save_tiny
 from cli.prepare import main as prepare
-from moe.delivery.part import held_experts
+from moe.delivery.part import held_experts, make_part
 from moe.disk.layout import open_storage
 from moe.experts import ExpertId
 from scenario.derive import population_from
 from scenario.settings.config import Scalar
 from scenario.settings.reading import read_config
 from server.app import run
+from server.job import prepare as job
 from tests.fake_grid import FakeGrid
 from tests.report.documented import undocumented
 from tests.runs.conftest import Settings
@@ -108,11 +113,45 @@ def test_nodes_that_had_nothing_are_sent_everything(
     assert 0.4 * summary["whole_model_bytes"] < brought < summary["whole_model_bytes"]
 
 
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ("switch_transformers", {}),
+        ("qwen3_moe", {"model.hold": "file", "evaluate.streamed": True}),
+        ("mixtral", {"train.layers": "last 1", "train.router-rows": True}),
+    ],
+)
+def test_families_and_settings_that_read_experts_in_a_way_of_their_own(
+    delivered: Settings, clients: Clients, checkpoint: Path, tmp_path: Path,
+    family: str, more: dict[str, Scalar],
+) -> None:  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    is_packed = "model.hold" in more
+    sizes = {"moe_intermediate_size": 32} if is_packed else {}
+    dtype = torch.bfloat16 if is_packed else torch.float32
+    base = save_tiny(tmp_path / "base", family, dtype=dtype, vocab_size=len(tokenizer), **sizes)
+    if is_packed:
+        quantise(base, "fp8")
+    tokenizer.save_pretrained(base)
+    settings = {**delivered, **more, "model.name": str(base), "model.delivery": "everything",
+                "model.piece-mb": 0.1, "merge.max-merges": 2}  # fmt: skip
+    parts = [tmp_path / "part-1", tmp_path / "part-2"]
+    events = events_of(run(clients(settings, node_configs=nodes(settings, parts)), read_config(settings)))
+    assert [event for event in events if event["event"] == "refused"] == []
+    assert [held_experts(open_storage(part)) for part in parts] == assigned(events)
+
+
+def test_a_server_is_not_started_on_a_devices_part(
+    delivered: Settings, checkpoint: Path, tmp_path: Path
+) -> None:
+    part = make_part(open_storage(checkpoint), "base", tmp_path / "part")
+    with pytest.raises(ValueError, match="is a device's part of a checkpoint"):
+        job(read_config({**delivered, "model.name": str(part)}), print)
+
+
 def test_a_part_of_another_checkpoint_is_refused_by_name(
     delivered: Settings, clients: Clients, tiny: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    from moe.delivery.part import make_part
-
     parts = [tmp_path / "part-1", tmp_path / "part-2"]
     for part in parts:
         make_part(open_storage(tiny("mixtral")), "0123456789abcdef", part)

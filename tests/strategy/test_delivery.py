@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 import pytest
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -277,3 +277,31 @@ def test_in_whatever_order_replies_come_nobody_trains_what_it_lacks(
     assert [event for event in events if event["event"] == "refused"] == []
     assert strategy.state.merges >= 6
     assert set(client.sent.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "said"),
+    [
+        (DELIVERY, "names", 5, "names of its answer must be a list of names"),
+        (DELIVERY, "names", [1, 2], "names of its answer must be a list of names"),
+        ("train", "lacks", 5, "lacks of its answer must be a list of names"),
+        ("train", "lacks", ["x.y"], "'x.y' names no expert"),
+        ("train", "lacks", ["1"], "'1' names no expert"),
+    ],
+)
+def test_a_hostile_answer_is_refused_and_the_run_goes_on(
+    kind: str, field: str, value: int | list[int] | list[str], said: str
+) -> None:
+    class Hostile(Devices):
+        def __call__(self, message: Message) -> RecordDict:
+            if message.metadata.dst_node_id == 1 and message.metadata.message_type == kind:
+                return RecordDict({"delivery": ConfigRecord({field: value})})
+            return super().__call__(message)
+
+    client = Hostile(clusters=TWO, favourite=FAVOURITE)
+    client.disks, client.sent, client.orders, client.pieces = {}, Counter(), [], Pieces()
+    strategy, events = play(client, max_failures=3)
+    assert strategy.state.merges >= 4
+    reasons = [str(event["reason"]) for event in events if event["event"] == "refused"]
+    assert reasons and all(said in reason for reason in reasons)
+    assert set(strategy.state.refused) <= {1}

@@ -17,6 +17,7 @@ from moe.disk.layout import open_storage
 from moe.disk.storage import Storage
 from moe.experts import ExpertId
 from moe.held import LEDGER, Extent, Held
+from moe.submodel.load import load_full, load_streamed
 from tests.full_disk import files_at_most
 from tests.moe.delivery.checked import PIECE_BYTES, check_part, deliver
 
@@ -145,7 +146,7 @@ def test_a_damaged_ledger_says_what_to_do(whole: Storage, tmp_path: Path) -> Non
 
 def test_a_part_of_a_part_is_refused(whole: Storage, tmp_path: Path) -> None:
     make_part(whole, "base", tmp_path / "part")
-    with pytest.raises(ValueError, match="is a part of a checkpoint itself"):
+    with pytest.raises(ValueError, match="is a device's part of a checkpoint"):
         make_part(open_storage(tmp_path / "part"), "base", tmp_path / "other")
 
 
@@ -193,3 +194,44 @@ def test_cutting_loses_nothing(given_spans: list[tuple[int, int]], piece_bytes: 
     assert all(sum(e.num_bytes for e in piece) == piece_bytes for piece in pieces[:-1])
     assert all(sum(e.num_bytes for e in piece) <= piece_bytes for piece in pieces)
     assert joined(extent for piece in pieces for extent in piece) == whole
+
+
+def test_a_part_is_never_loaded_as_the_whole(whole: Storage, tmp_path: Path) -> None:
+    """Its holes would be experts of zeros."""
+    part = make_part(whole, "base", tmp_path / "part")
+    with pytest.raises(ValueError, match="is a device's part of a checkpoint"):
+        load_full(part)
+    with pytest.raises(ValueError, match="was not delivered"):
+        load_streamed(part)(input_ids=torch.arange(8)[None])
+
+
+def test_a_shared_part_that_was_replaced_is_noticed(whole: Storage, tmp_path: Path) -> None:
+    part = make_part(whole, "base", tmp_path / "part")
+    first = shared_extents(whole)[-1]
+    with (part / first.file).open("r+b") as stream:
+        stream.seek(first.stop - 4)
+        stream.write(b"\x01\x02\x03\x04")
+    with pytest.raises(ValueError, match="is not what was written there when it was made"):
+        open_storage(part)
+
+
+def test_two_processes_that_begin_one_folder_keep_one_ledger(tmp_path: Path) -> None:
+    first, second = Held(tmp_path, "base"), Held(tmp_path, "base")
+    first.begin()
+    first.add([Extent("w", 0, 4)])
+    second.begin()
+    second.add([Extent("w", 4, 8)])
+    held = Held.read(tmp_path)
+    assert held is not None and held.has([Extent("w", 0, 8)])
+
+
+def test_a_line_of_the_ledger_that_did_not_fit_is_an_error(tmp_path: Path) -> None:
+    held = Held(tmp_path, "base")
+    held.begin()
+    size = (tmp_path / LEDGER).stat().st_size
+    with files_at_most(size + 5), pytest.raises(OSError, match="only 5 of"):
+        held.add([Extent("w", 0, 4)])
+    assert not held.has([Extent("w", 0, 4)])
+    held.add([Extent("w", 0, 4)])
+    again = Held.read(tmp_path)
+    assert again is not None and again.has([Extent("w", 0, 4)])

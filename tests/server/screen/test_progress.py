@@ -45,6 +45,19 @@ def test_a_line_says_time_devices_merges_loss_rate_and_what_is_left() -> None:
     ]
 
 
+def test_how_much_of_the_model_was_sent_is_told_and_is_no_visit() -> None:
+    wall, lines = Wall(), list[str]()
+    seen = progress(wall, lines)
+    brings = {"time_s": 0.0, "node": 1, "type": "query.deliver"}
+    seen.event({"event": "delivered", "bytes": 4_000_000, **brings})
+    seen.event({"event": "arrived", "bytes": 40, **brings})
+    wall.now_s += 10.0
+    seen.event({"event": "delivered", "bytes": 1_500_000, **brings})
+    assert lines[0].startswith(
+        "0 % of the time, 0 of 30 devices heard, 5.5 MB of the model sent, 0 merges, 0.0 devices/s"
+    )
+
+
 def test_a_limit_of_merges_shortens_what_is_left() -> None:
     wall, lines = Wall(), list[str]()
     seen = progress(wall, lines, max_merges=4)
