@@ -109,6 +109,7 @@ def test_nodes_that_had_nothing_are_sent_everything(
     assert sum(event["event"] == "merged" for event in events) == 4
     assert [held_experts(open_storage(part)) for part in parts] == assigned(events)
     summary = json.loads((folder / "summary.json").read_text())
+    assert summary["capture_kept"] is None  # their data are the nodes', as far as the server knows
     brought = sum(cluster["model_bytes_down"] for cluster in summary["clusters"])
     assert 0.4 * summary["whole_model_bytes"] < brought < summary["whole_model_bytes"]
 
@@ -127,7 +128,7 @@ def test_families_and_settings_that_read_experts_in_a_way_of_their_own(
 ) -> None:  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     is_packed = "model.hold" in more
-    sizes = {"moe_intermediate_size": 32} if is_packed else {}
+    sizes: dict[str, Any] = {"moe_intermediate_size": 32} if is_packed else {}
     dtype = torch.bfloat16 if is_packed else torch.float32
     base = save_tiny(tmp_path / "base", family, dtype=dtype, vocab_size=len(tokenizer), **sizes)
     if is_packed:
@@ -146,7 +147,7 @@ def test_a_server_is_not_started_on_a_devices_part(
 ) -> None:
     part = make_part(open_storage(checkpoint), "base", tmp_path / "part")
     with pytest.raises(ValueError, match="is a device's part of a checkpoint"):
-        job(read_config({**delivered, "model.name": str(part)}), print)
+        job(read_config({**delivered, "model.name": str(part), "model.delivery": "beforehand"}), print)
 
 
 def test_a_part_of_another_checkpoint_is_refused_by_name(
