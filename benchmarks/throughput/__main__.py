@@ -87,7 +87,7 @@ def main(arguments: list[str]) -> None:
     sizes = [200, 600, 2_000] if quick else [1_000, 3_000, 10_000]
     runs: dict[str, list[Measured]] = {}
     for _ in range(rounds):
-        for name in ("flower", "ours", "processes"):
+        for name in ("flower", "ours", "processes", "sums", "processes-sums"):
             runs.setdefault(name, []).append(measure("contender", name, devices))
         if options.pfl:
             runs.setdefault("pfl", []).append(measure("pfl_peer", devices, python=options.pfl))
@@ -100,7 +100,9 @@ def main(arguments: list[str]) -> None:
     result = {
         "benchmark": "throughput",
         "speedup_over_flower": round(_median(runs["flower"], "wall_s") / _median(runs["ours"], "wall_s"), 1),
+        "speedup_of_sums": round(_median(runs["flower"], "wall_s") / _median(runs["sums"], "wall_s"), 1),
         "cpu_ms_per_device": _ms(runs["ours"], devices),
+        "sums_cpu_ms_per_device": _ms(runs["sums"], devices),
         "flower_cpu_ms_per_device": _ms(runs["flower"], devices),
         "processes_cpu_ms_per_device": _ms(runs["processes"], devices),
         "pfl_cpu_ms_per_device": _ms(runs["pfl"], devices) if options.pfl else None,

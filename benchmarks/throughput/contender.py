@@ -13,7 +13,15 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
-from benchmarks.throughput.world import Meter, content, echo_app, memory_bytes, plan, population
+from benchmarks.throughput.world import (
+    DEVICES_A_CLUSTER,
+    Meter,
+    content,
+    echo_app,
+    memory_bytes,
+    plan,
+    population,
+)
 from engine.allocator import keep_pages
 from engine.client_call import take_part_in_a_run
 from engine.local_grid import LocalGrid
@@ -33,8 +41,7 @@ Measured = dict[str, Any]
 
 def one_node_a_device(grid: Grid, num_devices: int) -> Measured:
     """Send to every Flower node, wait for all: Flower's own way."""
-    while len(nodes := list(grid.get_node_ids())) < num_devices:
-        time.sleep(0.1)
+    nodes = wait_for_nodes(grid, num_devices)
     instruction = content()
     warm(grid, nodes[:WORKERS])
     meter = Meter()
@@ -42,22 +49,34 @@ def one_node_a_device(grid: Grid, num_devices: int) -> Measured:
     return meter.read() | {"replies": sum(reply.has_content() for reply in replies)}
 
 
-def over_the_sky(grid: Grid, num_devices: int) -> Measured:
-    """Send to every device of a population as its cluster rises, in groups; take each reply and drop it."""
-    people = population(num_devices)
-    warm(grid, list(grid.get_node_ids())[:WORKERS])
+def over_the_sky(grid: Grid, num_devices: int, devices_per_node: int = 1) -> Measured:
+    """Send to every node of a population as its cluster rises, in groups; take each reply and drop it."""
+    people = population(num_devices, devices_per_node=devices_per_node)
+    warm(grid, wait_for_nodes(grid, WORKERS)[:WORKERS])
     sky = SatelliteGrid(grid, plan(people), people, min_steps=1, max_steps=1, is_grouped=True)
     instruction, asked, waiting, num_replies = content(), set[int](), dict[str, None](), 0
     meter = Meter()
-    while not sky.is_over and num_replies < num_devices:
+    while not sky.is_over and num_replies < len(people.nodes):
         fresh = [node for node in sky.get_node_ids() if node not in asked]
         asked.update(fresh)
         waiting |= dict.fromkeys(sky.push_messages([Message(instruction, node, "train") for node in fresh]))
         for reply in sky.pull_messages(waiting.keys()):
             del waiting[reply.metadata.reply_to_message_id]
             num_replies += reply.has_content()
-    assert num_replies == num_devices, f"{num_replies} of {num_devices} replies"
+    assert num_replies == len(people.nodes), f"{num_replies} of {len(people.nodes)} replies"
     return meter.read() | {"replies": num_replies}
+
+
+def sums_over_the_sky(grid: Grid, num_devices: int) -> Measured:
+    """Have a node stand for all devices of its cluster and answer with the mean: exact, merging is linear."""
+    return over_the_sky(grid, num_devices, DEVICES_A_CLUSTER)
+
+
+def wait_for_nodes(grid: Grid, count: int) -> list[int]:
+    """Return Flower's nodes once there are so many; the ServerApp may start before they have registered."""
+    while len(nodes := list(grid.get_node_ids())) < count:
+        time.sleep(0.1)
+    return nodes
 
 
 def warm(grid: Grid, nodes: list[int]) -> None:
@@ -114,13 +133,13 @@ def with_peak(measure: Callable[[], Measured]) -> Measured:
     return measured | {"peak_mb": round(max(*peak, memory_bytes()) / 1e6)}
 
 
-def in_a_pool(num_devices: int) -> Measured:
+def in_a_pool(measure: Callable[[Grid, int], Measured], num_devices: int) -> Measured:
     """Measure over our own pool of processes."""
     take_part_in_a_run()
     keep_pages()  # as `engine.run` does
     computer = Processes(echo_app, {}, num_workers=WORKERS, preload=("benchmarks.throughput.world",))
     try:
-        return with_peak(lambda: over_the_sky(LocalGrid(computer), num_devices))
+        return with_peak(lambda: measure(LocalGrid(computer), num_devices))
     finally:
         computer.close()
 
@@ -131,8 +150,12 @@ def main(name: str, num_devices: int) -> None:
         measured = through_flower(one_node_a_device, num_devices, num_devices)
     elif name == "ours":
         measured = through_flower(over_the_sky, num_devices, NODES)
+    elif name == "sums":
+        measured = through_flower(sums_over_the_sky, num_devices, NODES)
     elif name == "processes":
-        measured = in_a_pool(num_devices)
+        measured = in_a_pool(over_the_sky, num_devices)
+    elif name == "processes-sums":
+        measured = in_a_pool(sums_over_the_sky, num_devices)
     else:
         raise SystemExit(f"there is no contender {name!r}")
     print("\n" + json.dumps({"contender": name, "devices": num_devices, **measured}), flush=True)

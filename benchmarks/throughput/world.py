@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 
 from sim.grid.groups import each_of_group
+from sim.grid.transit import SKY_RECORD
 from sim.plans.plan import Contact, ContactPlan
 from sim.population import Cluster, Population, build_population
 
@@ -27,15 +28,17 @@ def content(num_bytes: int = ADAPTER_BYTES) -> RecordDict:
 
 
 def echo_app() -> ClientApp:
-    """Return a ClientApp whose devices send back what they get."""
+    """Return a ClientApp whose devices send back what they get, or their mean where a node hosts several."""
     app = ClientApp(mods=[each_of_group])
 
     @app.train()
     def train(message: Message, _context: Context) -> Message:
-        arrays = message.content.array_records["arrays"]
+        values = message.content.array_records["arrays"]["w"].numpy()
+        hosted = message.content.config_records.get(SKY_RECORD, {"devices": [0]})["devices"]
         # Its own bytes, as after training: no two devices' are equal.
-        own = Array(arrays["w"].numpy() + np.float32(next(_ANSWERS)))
-        return Message(RecordDict({"arrays": ArrayRecord({"w": own})}), reply_to=message)
+        own = [values + np.float32(next(_ANSWERS)) for _ in hosted]
+        answer = own[0] if len(own) == 1 else np.mean(own, axis=0, dtype=np.float64).astype(np.float32)
+        return Message(RecordDict({"arrays": ArrayRecord({"w": Array(answer)})}), reply_to=message)
 
     @app.query()
     def who(message: Message, _context: Context) -> Message:
@@ -45,14 +48,14 @@ def echo_app() -> ClientApp:
     return app
 
 
-def population(num_devices: int, steps: int = 1) -> Population:
-    """Return clusters of fifty devices, each device a node, busy for a part of the gap with so many steps."""
+def population(num_devices: int, steps: int = 1, devices_per_node: int = 1) -> Population:
+    """Return clusters of fifty devices, busy for a part of the gap with so many steps."""
     count = max(1, num_devices // DEVICES_A_CLUSTER)
     clusters = [Cluster(name=f"c{at}", latitude_deg=0.0, longitude_deg=0.0) for at in range(count)]
     return build_population(
         clusters=clusters,
         num_devices=num_devices,
-        devices_per_node=1,
+        devices_per_node=devices_per_node,
         step_time_s=1_500.0 / steps,
         speed_spread=0.3,
         data_spread=0.0,
