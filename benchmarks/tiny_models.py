@@ -214,7 +214,10 @@ def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
     aliases: dict[str, str] = getattr(type(default), "attribute_map", {})
     # By one name each: given both, a configuration takes the one it likes.
     named = {aliases.get(name, name): value for name, value in changes.items()}
-    return AutoConfig.for_model(family, **{**fitting(default, _SIZES), **_OWN.get(family, {}), **named})
+    sizes = {**fitting(default, _SIZES), **_OWN.get(family, {}), **named}
+    if hasattr(default, "unpadded_vocab_size"):
+        sizes["unpadded_vocab_size"] = sizes["vocab_size"]
+    return AutoConfig.for_model(family, **sizes)
 
 
 def save_tiny(
