@@ -5,10 +5,12 @@ from collections.abc import Callable
 from demo.base_model import ensure_base_model
 from demo.real.recipe import BY_NAME
 from demo.recipe import BY_NAME as RECIPES
+from moe.disk.hub import resolve_folder
+from moe.gguf.folder import ENDING
 
 
 def resolve_model_name(name: str, progress: Callable[[str], None] = print) -> str:
-    """Return the folder of a demo model, made if need be; any other name as it is.
+    """Return the folder of a demo model, made if need be, or of a GGUF file; any other name as it is.
 
     Parameters
     ----------
@@ -20,10 +22,13 @@ def resolve_model_name(name: str, progress: Callable[[str], None] = print) -> st
     Raises
     ------
     ValueError
-        As `demo.base_model.ensure_base_model` and `demo.real.base_model.ensure_named`.
+        As `demo.base_model.ensure_base_model`, `demo.real.base_model.ensure_named` and
+        `moe.disk.hub.resolve_folder`.
     """
     if name in BY_NAME:
         from demo.real.base_model import ensure_named  # Only now: nothing else needs what it imports.
 
         return str(ensure_named(name, progress))
-    return str(ensure_base_model(progress, RECIPES[name])) if name in RECIPES else name
+    if name in RECIPES:
+        return str(ensure_base_model(progress, RECIPES[name]))
+    return str(resolve_folder(name)) if name.endswith(ENDING) else name

@@ -19,7 +19,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "moe": (),
     "moe.families": ("moe",),
     "moe.formats": (),
-    "moe.disk": ("moe", "moe.families", "moe.formats"),
+    "moe.gguf": (),
+    "moe.disk": ("moe", "moe.families", "moe.formats", "moe.gguf"),
     "moe.delivery": ("moe", "moe.disk"),
     "moe.submodel": ("moe", "moe.families", "moe.disk"),
     "moe.standin": ("moe", "moe.families", "moe.disk", "moe.submodel"),
@@ -47,7 +48,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "scenario.data": ("scenario.tables", "sim", "demo"),
     "scenario": (
         *("scenario.settings", "scenario.data", "demo", "demo.real"),
-        *("moe", "moe.disk", "moe.submodel", "moe.standin", "moe.tuning", "moe.export"),
+        *("moe", "moe.gguf", "moe.disk", "moe.submodel", "moe.standin", "moe.tuning", "moe.export"),
         *("sim", "sim.plans", "sim.plan_files"),
     ),
     # side by side: neither imports the other

@@ -3,7 +3,7 @@
 import os
 import time
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -34,10 +34,11 @@ def echo_app() -> ClientApp:
     @app.train()
     def train(message: Message, _context: Context) -> Message:
         values = message.content.array_records["arrays"]["w"].numpy()
-        hosted = message.content.config_records.get(SKY_RECORD, {"devices": [0]})["devices"]
+        sky = message.content.config_records.get(SKY_RECORD)
+        hosted = cast(list[int], sky["devices"]) if sky else [0]
         # Its own bytes, as after training: no two devices' are equal.
         own = [values + np.float32(next(_ANSWERS)) for _ in hosted]
-        answer = own[0] if len(own) == 1 else np.mean(own, axis=0, dtype=np.float64).astype(np.float32)
+        answer = np.asarray(own[0] if len(own) == 1 else np.mean(own, axis=0, dtype=np.float64), np.float32)
         return Message(RecordDict({"arrays": ArrayRecord({"w": Array(answer)})}), reply_to=message)
 
     @app.query()

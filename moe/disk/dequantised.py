@@ -16,7 +16,9 @@ from moe.formats.find import ADVICE, find_packed, without_quantization
 from moe.formats.packed import PackedTensors, Raw
 from moe.held import Extent
 
-_NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+_NAMES: Mapping[torch.dtype, str] = {
+    dtype: name for name, dtype in TORCH_DTYPES.items() if dtype.is_floating_point
+}
 
 
 class DequantisedCheckpoint(Checkpoint):

@@ -4,11 +4,13 @@ import errno
 from functools import lru_cache
 from pathlib import Path
 
+from moe.gguf.folder import ENDING, as_checkpoint, find_file
+
 _NOT_WRITTEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT)
 
 
 def resolve_folder(path: str | Path, commit: str | None = None) -> Path:
-    """Return the folder of a local path or hub name.
+    """Return the folder of a local path or hub name; of a GGUF file the one that it is read as.
 
     Parameters
     ----------
@@ -20,12 +22,15 @@ def resolve_folder(path: str | Path, commit: str | None = None) -> Path:
     Raises
     ------
     ValueError
-        If it is neither a folder here nor a model the hub can give.
+        If it is neither a folder nor a GGUF file here nor a model the hub can give.
     """
     name = str(path)
-    if is_folder(path):
-        return expanded(path).resolve()
     folder = expanded(path)
+    is_here = is_folder(path)
+    if (is_here or folder.suffix == ENDING) and (file := find_file(folder)) is not None:
+        return as_checkpoint(file)
+    if is_here:
+        return folder.resolve()
     looks_local = (
         folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1 or folder.exists()
     )
@@ -33,7 +38,7 @@ def resolve_folder(path: str | Path, commit: str | None = None) -> Path:
         what = "is a file" if folder.exists() else "does not exist"
         raise ValueError(
             f"model path {name!r} {what}; give the folder of a checkpoint with config.json and "
-            "*.safetensors, or a hub name like 'organisation/model'"
+            "*.safetensors, a GGUF file, or a hub name like 'organisation/model'"
         )
     return fetch(name, commit)
 

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from moe.disk.headers import QUANTISED, HeaderError, read_header
 from moe.disk.hub import resolve_folder
 from moe.disk.json_file import read_object
-from moe.disk.weight_files import NO_GGUF, WeightFiles, find_weights
+from moe.disk.weight_files import WeightFiles, find_weights
 from moe.families.aliases import as_known
 from moe.formats.find import quantization
 from moe.formats.packed import Packed
+from moe.gguf.header import BLOCK_TYPES, GgufError, read_gguf_header
 from moe.held import Extent, Held
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
@@ -41,6 +42,7 @@ TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
     "F8_E8M0": torch.float8_e8m0fnu,
+    **dict.fromkeys(BLOCK_TYPES, torch.uint8),
 }
 
 
@@ -306,8 +308,6 @@ def _what_it_is(folder: Path) -> str:
     """Return what to do about a folder that is no checkpoint."""
     if (folder / "adapter_config.json").is_file():
         return "it is an adapter: give the folder of the checkpoint that it was trained on"
-    if found := sorted(folder.glob("*.gguf")):
-        return f"it holds {found[0].name}, and {NO_GGUF}"
     return "give the folder of a Hugging Face checkpoint"
 
 
@@ -317,8 +317,11 @@ def _read_headers(folder: Path, weights: WeightFiles) -> tuple[dict[str, TensorS
     faults = list(weights.faults)
     for file in weights.shards:
         try:
-            entries = read_header(folder / file)
-        except HeaderError as error:
+            is_gguf = file.endswith(".gguf")
+            entries: Mapping[str, Any] = (
+                read_gguf_header(folder / file).tensors if is_gguf else read_header(folder / file)
+            )
+        except (HeaderError, GgufError) as error:
             faults.append(str(error))
             continue
         except OSError as error:

@@ -276,12 +276,12 @@ class Storage:
     def to_disk(self, layer: int, index: int, fused: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return one expert's parts as the tensors, or parts of tensors, that this checkpoint stores."""
         block, writer = self.blocks[layer], cast(Any, self._writer)
-        reverted = revert_weight_conversion(
-            writer, {block.tensor_name(name, index): value for name, value in fused.items()}
-        )
-        # What transformers writes need not have the disk's names (a lone expert is numbered 0, files of a
-        # bare base model lack a prefix, older files have older names), but it is read into the same place.
-        places = {self._names.find(name): value for name, value in reverted.items()}
+        own = {block.tensor_name(name, index): value for name, value in fused.items()}
+        reverted = revert_weight_conversion(writer, own)
+        # What transformers writes need not have the disk's names (a lone expert is numbered 0, a bare base
+        # model's lack a prefix, older ones differ, GGUF has the model's), but is read into the same place.
+        places: dict[Any, torch.Tensor] = {(name, None): value for name, value in own.items()}
+        places |= {self._names.find(name): value for name, value in reverted.items()}
         return {name: places[self._names.find(name)] for name in self.expert_names(layer, index)}
 
     @cached_property

@@ -15,11 +15,6 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 # A line of config.json that names the file, instead of the two above.
 _EXPLICIT = "transformers_weights"
-NO_GGUF = (
-    "GGUF is not read here; use the safetensors that it was made from, in any format that is read, or the "
-    "dequantised copy that transformers makes of it (from_pretrained(..., gguf_file=...), save_pretrained)"
-)
-"""What to do about files of llama.cpp."""
 _WEIGHT_ENDINGS = (
     *(".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt"),
     *(".gguf", ".ggml", ".h5", ".msgpack", ".onnx", ".onnx_data", ".npz", ".nemo"),
@@ -79,10 +74,22 @@ def find_weights(folder: Path, config: Mapping[str, Any]) -> WeightFiles:
             f"checkpoint {folder} has only pickle weights ({', '.join(pickles[:3])}), which can run code "
             "when opened; convert them to safetensors (model.save_pretrained) first"
         )
-    if not loose and (packed := [name for name in names if name.endswith(".gguf")]):
-        raise ValueError(f"checkpoint {folder} has only {packed[0]}, and {NO_GGUF}")
+    packed = [name for name in names if name.endswith(".gguf")]
+    if len(packed) == 1 and not loose and _is_gguf(config):
+        return WeightFiles(shards=(packed[0],))
+    if packed and not loose:
+        raise ValueError(
+            f"checkpoint {folder} has a config.json and no weights but {packed[0]}; give the path of the "
+            "GGUF file itself, which brings a configuration of its own"
+        )
     hint = f"; it has {', '.join(loose[:3])}, whose index is missing" if loose else ""
     raise ValueError(f"checkpoint {folder} has neither {SINGLE} nor {INDEX}{hint}; download or save it again")
+
+
+def _is_gguf(config: Mapping[str, Any]) -> bool:
+    """Tell whether a folder was made of a GGUF file; see `moe.gguf.folder`."""
+    said = config.get("quantization_config")
+    return isinstance(said, dict) and said.get("quant_method") == "gguf"
 
 
 def companions(folder: Path) -> list[str]:

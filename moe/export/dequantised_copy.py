@@ -14,6 +14,7 @@ import torch
 
 from moe.disk.config_fields import without_nulls
 from moe.disk.dequantised import DequantisedCheckpoint
+from moe.disk.weight_files import SINGLE
 
 _ALIGNMENT = 8
 
@@ -29,8 +30,9 @@ def write_copy(checkpoint: DequantisedCheckpoint, folder: Path) -> None:
         Where to; it exists.
     """
     places: dict[str, str] = {}
-    for shard in checkpoint.weights.shards:
-        names = sorted(n for n, spec in checkpoint.tensors.items() if spec.file == checkpoint.folder / shard)
+    for stored in checkpoint.weights.shards:
+        names = sorted(n for n, spec in checkpoint.tensors.items() if spec.file == checkpoint.folder / stored)
+        shard = SINGLE if stored.endswith(".gguf") else stored
         if names:
             (folder / shard).parent.mkdir(parents=True, exist_ok=True)
             with (folder / shard).open("wb") as stream:

@@ -6,6 +6,7 @@ from typing import Any
 
 from moe.formats.compressed import find_compressed
 from moe.formats.fp8 import find_fp8
+from moe.formats.gguf import find_gguf
 from moe.formats.mxfp4 import find_mxfp4
 from moe.formats.nf4 import find_4bit
 from moe.formats.packed import PackedTensors, Reader, Stored
@@ -18,6 +19,7 @@ _READ: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Stored], Reader], 
     "mxfp4": lambda said, tensors, _: find_mxfp4(said, tensors),
     "compressed-tensors": find_compressed,
     "bitsandbytes": find_4bit,
+    "gguf": lambda _said, tensors, _read: find_gguf(tensors),
 }
 
 _KERNEL = "its numbers lie as a GPU kernel wants them"
@@ -49,7 +51,7 @@ DEQUANTISE: Mapping[str, str] = {
 """What tells transformers to load a format dequantised; it loads no experts of the others."""
 
 ADVICE = (
-    f"use a checkpoint in {', '.join(list(_READ)[:-1])} or {list(_READ)[-1]} 4-bit, or save a dequantised "
+    "use a checkpoint in fp8, mxfp4, compressed-tensors, bitsandbytes 4-bit or gguf, or save a dequantised "
     "copy where its own library runs, and use that"
 )
 """What to use instead of a format that is not read."""

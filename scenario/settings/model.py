@@ -13,7 +13,8 @@ class ModelSettings(Section):
     name: str = Field(
         default="demo",
         min_length=1,
-        description='"demo" (made on this machine once and cached), an absolute folder, or a hub name.',
+        description='"demo" (made on this machine once and cached), an absolute folder or GGUF file, or a '
+        "hub name.",
     )
     # CPUs train fastest in float32; choose bfloat16 on a GPU that has it.
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -72,6 +73,6 @@ class ModelSettings(Section):
     @field_validator("name")
     @classmethod
     def _no_relative_folder(cls, name: str) -> str:
-        if name.startswith((".", "~")):
+        if name.startswith((".", "~")) or name.endswith(".gguf"):
             require_absolute(name)
         return name

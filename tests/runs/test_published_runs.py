@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -19,6 +20,7 @@ from server.app import run
 from server.record.state import load_state
 from tests.fake_grid import FakeGrid
 from tests.moe.families.test_remote_code import FAMILY, make_strange
+from tests.moe.formats.gguf_files import Kind, write_gguf
 from tests.runs.conftest import Settings
 from tests.runs.served import served_by
 
@@ -28,6 +30,7 @@ from tests.runs.served import served_by
     [
         ("qwen3_moe", "fp8", {"moe_intermediate_size": 32}),
         ("gpt_oss", "mxfp4", {"hidden_size": 64, "intermediate_size": 32}),
+        ("qwen3_moe", "gguf", {}),
     ],
 )
 def test_a_quantised_base_is_tuned_and_taken_home_and_holding_its_bits_changes_no_event(
@@ -38,11 +41,16 @@ def test_a_quantised_base_is_tuned_and_taken_home_and_holding_its_bits_changes_n
     tiny_run: Settings,
     clients: Callable[..., FakeGrid],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    base = save_tiny(tmp_path / "base", family, dtype=torch.bfloat16, vocab_size=len(tokenizer), **sizes)
-    quantise(base, form)
-    tokenizer.save_pretrained(base)
+    if form == "gguf":
+        monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+        base = write_gguf(tmp_path, family, Kind.Q8_0)  # with words of its own
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        base = save_tiny(tmp_path / "base", family, dtype=torch.bfloat16, vocab_size=len(tokenizer), **sizes)
+        quantise(base, form)
+        tokenizer.save_pretrained(base)
     settings = {**tiny_run, "model.name": str(base), "merge.max-merges": 3, "run.export-merged": True}
     folder = run(clients(settings), read_config(settings))
     summary = json.loads((folder / "summary.json").read_text())

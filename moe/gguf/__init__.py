@@ -1,0 +1,1 @@
+"""Files of llama.cpp: where their tensors lie, and the folder that a GGUF file is read as."""
