@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from client.hosting import PART, OwnData, own_data, own_text
 from client.lower_layers import KeptOutputs, LowerLayers
+from client.profile_noise import noise_stream, noised
 from client.train import TrainSpec
 from moe.delivery.part import held_experts
 from moe.disk.layout import open_storage, read_layout, trust_code_of
@@ -58,6 +59,7 @@ class ClientState:
         if config.model.trust_remote_code:
             trust_code_of(self.path)
         self.blocks = lru_cache(DEVICES_KEPT)(self._pack)
+        # Kept, so that who asks again gets the same noise and cannot average it away.
         self.mass = lru_cache(DEVICES_KEPT)(self._profile)
         self._kept_outputs = KeptOutputs(int(config.train.kept_outputs_mb * MEGABYTE))
         self._models = TunedModels(config, self.path, self.tuning)
@@ -174,8 +176,12 @@ class ClientState:
         return batches_of(rows, self.config.evaluate.batch_size)
 
     def _profile(self, device_id: int, era: int = 0) -> tuple[NDArray[np.float64], ...]:
-        """Return the gate mass [E] per MoE layer of a sample of the device's blocks."""
-        return tuple(routing_mass(self._models.profiling(), self.sample(device_id, era)))
+        """Return the gate mass [E] per MoE layer of a sample of the device's blocks, as it may leave it."""
+        exact = tuple(routing_mass(self._models.profiling(), self.sample(device_id, era)))
+        noise, simulated = self.config.profile.noise, self.config.sky.simulated
+        if not noise:
+            return exact
+        return noised(exact, noise, noise_stream(self.config.seed, device_id, era, simulated=simulated))
 
 
 def client_state(context: Context) -> ClientState:

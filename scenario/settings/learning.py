@@ -76,6 +76,16 @@ class ProfileSettings(Section):
         "that devices hold. Empty = the part of the embedded text that no device holds.",
     )
 
+    # 0 gives the exact profile; what strengths cost is in docs/LOG.md.
+    noise: float = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        description="Scale of the Laplace noise that a device adds to each expert's share of a layer before "
+        "its profile leaves it: of L layers it is (2 L / noise)-differentially private for all of its data; "
+        "0 = none.",
+    )
+
     _absolute = field_validator("stand_in_text")(require_absolute)
 
 

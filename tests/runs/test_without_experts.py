@@ -125,3 +125,15 @@ def test_the_text_to_fit_to_takes_turns_between_domains(without: Settings) -> No
 def test_a_text_to_fit_to_is_named_in_full() -> None:
     with pytest.raises(ValueError, match=r"profile\.stand-in-text must be empty or an absolute path"):
         read_config({"profile.stand-in-text": "text.jsonl"})
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_who_asks_again_gets_the_same_noise(tiny_run: Settings, simulated: bool) -> None:
+    quiet, noisy = (
+        ClientState(read_config({**tiny_run, "profile.noise": scale, "sky.simulated": simulated}))
+        for scale in (0.0, 0.1)
+    )
+    exact, told = quiet.mass(0), noisy.mass(0)
+    assert noisy.mass(0) is told
+    assert all((a != b).any() for a, b in zip(exact, told, strict=True))
+    assert [layer.shape for layer in exact] == [layer.shape for layer in told]
