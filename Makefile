@@ -4,7 +4,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-real test check format unit test-docker stop clean
+.PHONY: help setup demo demo-real test check format unit test-deploy test-docker up run-up down stop clean
 
 # One that only has a name (a shim of a version manager) or lacks its venv module is passed over.
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11; do \
@@ -52,6 +52,20 @@ unit: $(STAMP) ## the tests alone, two files at a time (ARGS="-k grid", JOBS=0 f
 format: $(STAMP) ## let ruff put imports and layout in order
 	"$(BIN)/ruff" check --select I --fix .
 	"$(BIN)/ruff" format .
+
+test-deploy: $(STAMP) ## real Flower processes on loopback, with certificates and keys (part of `make test`)
+	"$(BIN)/python" -m pytest tests/deployment $(ARGS)
+
+up: ## start the deployment of docker/compose.yml in containers: TLS, keys, four nodes with data of their own
+	@sh docker/compose.sh up -d --build $(ARGS)
+	@echo "now: make run-up, which runs conf/containers.toml there (ARGS=\"merge.max-merges=8\")"
+
+run-up: ## run conf/containers.toml on what `make up` started
+	@sh docker/compose.sh exec server python -m cli run --superlink superlink:8000 \
+	  --root-certificates /tls/ca.crt conf/containers.toml $(ARGS)
+
+down: ## end what `make up` started; keys, data and runs stay in their volumes (ARGS=-v takes them too)
+	@sh docker/compose.sh down $(ARGS)
 
 test-docker: $(STAMP) ## the deployment run in containers; starts and ends a Docker engine where none runs (root)
 	@PYTHON="$(BIN)/python" PIP_ARGS="$(PIP_ARGS)" sh docker/test.sh

@@ -1,6 +1,7 @@
 #!/bin/sh
-# The short deployment run in containers, for real: builds the image, starts docker/compose.yml, runs conf/deployment.toml
-# through it, checks what came out, and ends everything it started. `make test-docker` calls it.
+# The short deployment run in containers, for real: builds the image, starts docker/compose.yml with its keys and
+# its nodes' own data, runs conf/containers.toml through it, checks what came out, that a stranger gets nowhere and that a
+# SuperLink may restart, and ends everything it started. `make test-docker` calls it.
 #
 # Where no Docker engine answers it installs Debian's (apt-get) and starts one of its own, which needs root. Where the base
 # image cannot be pulled it makes one with debootstrap. Python packages are downloaded outside, by pip, so that the build
@@ -22,10 +23,7 @@ export DOCKER_BUILDKIT=0 EMS_FL_IMAGE="$project"
 say() { echo "test-docker: $*"; }
 fail() { echo "test-docker: $*" >&2; exit 1; }
 
-compose() {
-    if docker compose version >/dev/null 2>&1; then docker compose -f docker/compose.yml -p "$project" "$@"
-    else docker-compose -f docker/compose.yml -p "$project" "$@"; fi
-}
+compose() { sh docker/compose.sh -p "$project" "$@"; }
 
 clean_up() {
     status=$?
@@ -39,7 +37,7 @@ clean_up() {
         kill "$engine" 2>/dev/null || true
         wait "$engine" 2>/dev/null || true
     else
-        docker image rm -f "$project" >/dev/null 2>&1 || true
+        docker image rm -f "$project" "$project-node" >/dev/null 2>&1 || true
     fi
     [ -z "$downloaded" ] || rm -rf docker/wheelhouse
     [ -n "${EMS_FL_DOCKER_WORK:-}" ] || rm -rf "$work"
@@ -110,27 +108,60 @@ build() {
         mkdir docker/wheelhouse
         cp -l "$work"/wheels/* docker/wheelhouse/ 2>/dev/null || cp "$work"/wheels/* docker/wheelhouse/
     fi
-    say "building the image on $BASE_IMAGE"
-    docker build -f docker/Dockerfile -t "$project" --build-arg BASE_IMAGE="$BASE_IMAGE" \
-        --build-arg PIP_ARGS="--no-index --find-links /wheels" .
-    docker image ls "$project" --format 'test-docker: the image holds {{.Size}}'
+    say "building the images on $BASE_IMAGE"
+    export BASE_IMAGE
+    PIP_ARGS="--no-index --find-links /wheels" compose build keys node-1
+    for image in "$project" "$project-node"; do
+        docker image ls "$image" --format "test-docker: the image {{.Repository}} holds {{.Size}}"
+    done
 }
 
 run() {
     started=yes
+    began=$(date +%s)
     compose up -d --no-build
-    say "running conf/deployment.toml"
-    compose exec -T server python -m server.launch --superlink superlink:8000 --insecure --timeout 420 \
-        --run-config conf/deployment.toml run.dir=/runs
+    say "running conf/containers.toml"
+    compose exec -T server python -m cli run --superlink superlink:8000 --root-certificates /tls/ca.crt \
+        --timeout 420 conf/containers.toml
+    say "$(( $(date +%s) - began )) s from the start of the containers to the end of the run"
+    # Nothing of what the run wrote is outside its volume, so another container sees it.
     compose exec -T server python - <<'CHECK'
 import json, pathlib, sys
 folders = [path for path in pathlib.Path("/runs").iterdir() if path.is_dir()]
 events = [json.loads(line) for line in (folders[0] / "events.jsonl").open()]
-clusters = {event["cluster"] for event in events if event["event"] == "merged"}
+merges = [event for event in events if event["event"] == "merged"]
+heard = {device for event in events if event["event"] == "profiled" for device in event["devices"]}
+own = all("heldout_loss" in update for event in merges for update in event["updates"])
 adapter = folders[0] / "adapter" / "adapter_model.safetensors"
-print(f"test-docker: {folders[0]}: merges of {sorted(clusters)}, adapter {adapter.stat().st_size} bytes")
-sys.exit(0 if len(folders) == 1 and len(clusters) == 2 else "test-docker: the run folder is not what it should be")
+print(f"test-docker: merges of {sorted({m['cluster'] for m in merges})}, devices {sorted(heard)}, "
+      f"adapter {adapter.stat().st_size} bytes")
+right = len(folders) == 1 and len({m["cluster"] for m in merges}) == 2 and heard == {0, 1, 2, 3} and own
+sys.exit(0 if right else "test-docker: the run folder is not what it should be")
 CHECK
+}
+
+refuse_a_stranger() {
+    say "starting a node with a key that nobody registered"
+    told=$(compose run --rm --no-deps -T --entrypoint sh node-1 -c '
+        python -c "
+from cryptography.hazmat.primitives import serialization as s
+from cryptography.hazmat.primitives.asymmetric import ec
+key = ec.generate_private_key(ec.SECP384R1())
+form = s.Encoding.PEM, s.PrivateFormat.OpenSSH, s.NoEncryption()
+open(\"/tmp/key\", \"wb\").write(key.private_bytes(*form))" &&
+        timeout 60 flower-supernode --superlink superlink:8000 --root-certificates /site/ca.crt \
+            --auth-supernode-private-key /tmp/key --host 127.0.0.1 --port 9094' 2>&1) || true
+    case "$told" in
+        *"Exit Code: 305"*) ;; # Flower's code for a node that the SuperLink does not let in
+        *) fail "the stranger was not turned away: $told" ;;
+    esac
+}
+
+survive_a_restart() {
+    say "starting the SuperLink again: its nodes and the run's state are in its volume"
+    compose restart superlink
+    compose exec -T server python -m cli run --superlink superlink:8000 --root-certificates /tls/ca.crt \
+        --timeout 420 conf/containers.toml merge.max-merges=2
 }
 
 start_engine
@@ -138,4 +169,6 @@ if ! docker compose version >/dev/null 2>&1; then need docker-compose docker-com
 find_base_image
 build
 run
+refuse_a_stranger
+survive_a_restart
 say "passed"

@@ -81,9 +81,13 @@ def test_a_page_lists_every_folder_in_the_folders_own_words(page: str) -> None:
 
 def test_images_and_the_app_bundle_hold_every_room_they_run() -> None:
     image = (ROOT / ".dockerignore").read_text(encoding="utf-8")
+    recipe = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
     bundle = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for room in ROOMS:
         assert f"!{room}/**\n" in image, f".dockerignore leaves {room}/ out of the images"
+        assert f"COPY {room} {room}\n" in recipe, (
+            f"docker/Dockerfile leaves {room}/ out of the server's image"
+        )
         # These two start the apps and are no part of them.
         if room not in ("cli", "engine"):
             assert f'"{room}/**/*.py"' in bundle, f"fab-include leaves {room}/ out of Flower's app bundle"

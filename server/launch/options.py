@@ -121,10 +121,11 @@ def check(options: argparse.Namespace) -> None:
     """Complete the options in place; raise ValueError with every fault at once."""
     options.workers = fitting_workers(options.workers, options.client_gpus)
     options.nodes = default_nodes(options.workers) if options.nodes is None else options.nodes
+    simulates = options.engine == "flower" and not options.superlink
     faults = [
         f"{name} is not installed in {sys.prefix}; "
         "run `make setup`, or `pip install -r requirements.txt` there"
-        for name in ("flwr", "ray")
+        for name in ("flwr", *(("ray",) if simulates else ()))
         if importlib.util.find_spec(name) is None
     ]
     faults += socks_faults(os.environ)
