@@ -32,6 +32,8 @@ from strategy.messages import (
 
 app = ClientApp(mods=[each_of_group])
 Array32 = NDArray[np.float32]
+_ROUNDING = 0x726F756E
+"""Keeps these draws apart from every other use of the run's seed."""
 
 
 @app.query()
@@ -86,7 +88,8 @@ def tune(message: Message, context: Context) -> Message:
         capture=capture,
         capture_of=task.watch,
     )
-    return instructions.sign(update_reply(update, message))
+    merge, rng = state.config.merge, np.random.default_rng(_rounding_seed(task, instructions, state))
+    return instructions.sign(update_reply(update, message, merge.update_bits, rng))
 
 
 @app.evaluate()
@@ -102,6 +105,11 @@ def evaluate(message: Message, context: Context) -> Message:
     counts, losses = [len(of) for of in blocks], [mean_loss(model, of, batch) for of in blocks]
     loss = sum(n * value for n, value in zip(counts, losses, strict=True)) / sum(counts)
     return loss_reply(loss, sum(counts), message)
+
+
+def _rounding_seed(task: TrainTask, instructions: Instructions, state: ClientState) -> list[int]:
+    """Return what an update is rounded by: of the devices and the visit, whatever process they are in."""
+    return [_ROUNDING, state.config.seed, *instructions.devices, task.dispatch]
 
 
 def _mean_over_devices(

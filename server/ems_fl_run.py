@@ -25,11 +25,11 @@ from strategy.assignment import Assignment
 from strategy.baselines.asynchronous import FedAsync, FedBuff
 from strategy.delivery.messages import freight_bytes
 from strategy.ems_fl import EmsFl
-from strategy.messages import decode_arrays, encode_arrays
 from strategy.serving import serving_values
 from strategy.settings import EmsFlSettings, experts_that_fit
 from strategy.staleness import discount_from_name
 from strategy.state import EmsFlState
+from strategy.wire.arrays import decode_arrays, encode_arrays
 
 MAX_FAILURES = 5
 """Faults in a row after which a node is left alone for the rest of the run."""

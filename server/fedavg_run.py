@@ -12,7 +12,7 @@ from server.observer import Observer
 from server.record.run_log import RunLog
 from server.screen.quiet_flower import quiet_flower
 from strategy.baselines.synchronous import BoundedFedAvg, HorizonReachedError, Round
-from strategy.messages import decode_arrays, encode_arrays
+from strategy.wire.arrays import decode_arrays, encode_arrays
 
 
 def run_fedavg(job: Job, grid: Grid, log: RunLog, observer: Observer) -> Outcome:

@@ -105,10 +105,10 @@ def prepare(config: RunConfig, say: Callable[[str], None], workers: int = 0) -> 
 
 
 def adapter_bytes_per_expert(job: Job) -> int:
-    """Return the upload of one expert in every layer."""
+    """Return the upload of one expert in every layer, scales and the arrays' headers left out."""
     one_of_each = {(layer, 0) for layer in job.layout.layers}
     return sum(
-        value.size * FLOAT32_BYTES
+        value.size * job.config.merge.update_bits // 8
         for key, value in job.initial.items()
         if (key.layer, key.index) in one_of_each
     )

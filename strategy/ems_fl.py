@@ -29,10 +29,11 @@ from strategy.delivery.messages import piece_names
 from strategy.delivery.pieces import Delivery
 from strategy.flights import InFlight
 from strategy.merging import merge_pass
-from strategy.messages import decode_arrays, encode_arrays, profile_instruction, train_instruction
+from strategy.messages import profile_instruction, train_instruction
 from strategy.replies import receive_reply
 from strategy.settings import EmsFlSettings
 from strategy.state import EmsFlState
+from strategy.wire.arrays import decode_arrays, encode_arrays
 
 Event = dict[str, Any]
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]

@@ -1,4 +1,4 @@
-"""ExpertUpdate and profile <-> RecordDict: the only file that knows the wire keys.
+"""ExpertUpdate and profile <-> RecordDict: the only file that knows the wire's records.
 
 A training message carries one ArrayRecord and one ConfigRecord, its reply one ArrayRecord and one
 MetricRecord with ``num-examples``, under the keys Flower's own strategies use, so that the same
@@ -14,8 +14,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from moe.experts import ExpertArrays, ExpertId, ParameterKey
+from moe.experts import ExpertArrays, ExpertId
 from strategy.delivery.messages import texts_in
+from strategy.wire.arrays import Bits, decode_arrays, decoded, encode_arrays, pack_arrays, wire_name
 
 ARRAYS = "arrays"
 CONFIG = "config"
@@ -114,29 +115,6 @@ class ExpertUpdate:
     capture_of: int = 0
 
 
-def encode_arrays(arrays: ExpertArrays) -> ArrayRecord:
-    """Return the arrays as a record, keys sorted so that equal content gives equal bytes."""
-    return ArrayRecord({_name(key): Array(arrays[key]) for key in sorted(arrays)})
-
-
-def decode_arrays(record: ArrayRecord) -> ExpertArrays:
-    """Return the arrays of a record.
-
-    Raises
-    ------
-    ValueError
-        If a name is not ``layer.expert.name`` or its bytes are not an array.
-    """
-    return {_key(name): _decoded(name, array) for name, array in record.items()}
-
-
-def _decoded(name: str, array: Array) -> NDArray[np.float32]:
-    try:
-        return cast(NDArray[np.float32], array.numpy())
-    except (ValueError, TypeError, EOFError, OSError) as fault:  # whatever hostile bytes may raise
-        raise ValueError(f"{name} is not a readable array: {fault}") from None
-
-
 def profile_instruction(node_id: int) -> Message:
     """Return the question every node is asked at first contact."""
     return Message(RecordDict({CONFIG: ConfigRecord({"task": "profile"})}), node_id, MessageType.QUERY)
@@ -178,7 +156,7 @@ def read_profile(reply: Message) -> Profile:
         profile = Profile(
             cluster=str(config["cluster"]),
             devices=tuple(int(d) for d in cast(list[int], config["devices"])),
-            mass=tuple(_decoded(name, arrays[name]).astype(np.float64) for name in sorted(arrays)),
+            mass=tuple(decoded(name, arrays[name]).astype(np.float64) for name in sorted(arrays)),
             num_examples=int(cast(int, metrics["num-examples"])),
             memory_bytes=int(cast(int, metrics["memory-bytes"])),
             fingerprint=str(config["fingerprint"]),
@@ -234,8 +212,11 @@ def read_task(instruction: Message) -> TrainTask:
     )
 
 
-def update_reply(update: ExpertUpdate, instruction: Message) -> Message:
-    """Return the answer to a training message."""
+def update_reply(
+    update: ExpertUpdate, instruction: Message, bits: Bits = 32, rng: np.random.Generator | None = None
+) -> Message:
+    """Return the answer to a training message; bits and rng as of `strategy.wire.arrays.pack_arrays`."""
+    arrays = pack_arrays(update.arrays, bits, rng or np.random.default_rng(0))
     metrics = MetricRecord(
         {
             "num-examples": update.num_examples,
@@ -247,8 +228,7 @@ def update_reply(update: ExpertUpdate, instruction: Message) -> Message:
         metrics["heldout-loss"] = update.heldout_loss
     if update.capture is not None:
         metrics["capture"], metrics["capture-of"] = update.capture, update.capture_of
-    content = RecordDict({ARRAYS: encode_arrays(update.arrays), METRICS: metrics})
-    return Message(content, reply_to=instruction)
+    return Message(RecordDict({ARRAYS: arrays, METRICS: metrics}), reply_to=instruction)
 
 
 def loss_reply(loss: float, num_examples: int, instruction: Message) -> Message:
@@ -311,13 +291,13 @@ def _refuse_foreign(arrays: ExpertArrays, asked: ExpertArrays) -> None:
         raise ValueError("the update carries no expert")
     for key, values in arrays.items():
         if key not in asked:
-            raise ValueError(f"it carries {_name(key)}, which was not assigned to it")
+            raise ValueError(f"it carries {wire_name(key)}, which was not assigned to it")
         if values.shape != asked[key].shape:
-            raise ValueError(f"{_name(key)} has shape {values.shape}; it must be {asked[key].shape}")
+            raise ValueError(f"{wire_name(key)} has shape {values.shape}; it must be {asked[key].shape}")
         if values.dtype != asked[key].dtype:
-            raise ValueError(f"{_name(key)} is {values.dtype}; it must be {asked[key].dtype}")
+            raise ValueError(f"{wire_name(key)} is {values.dtype}; it must be {asked[key].dtype}")
         if not np.isfinite(values).all():
-            raise ValueError(f"{_name(key)} holds NaN or infinite values")
+            raise ValueError(f"{wire_name(key)} holds NaN or infinite values")
 
 
 def _arrays(message: Message) -> ArrayRecord:
@@ -336,15 +316,3 @@ def _present(message: Message, name: str, records: Container[str]) -> str:
     if name not in records:
         raise ValueError(f"a {message.metadata.message_type} message lacks its record {name!r}")
     return name
-
-
-def _name(key: ParameterKey) -> str:
-    return f"{key.layer}.{key.index}.{key.name}"
-
-
-def _key(name: str) -> ParameterKey:
-    layer, _, rest = name.partition(".")
-    index, _, parameter = rest.partition(".")
-    if not (layer.isdecimal() and index.isdecimal() and parameter):
-        raise ValueError(f"the array name {name!r} is not layer.expert.name")
-    return ParameterKey(int(layer), int(index), parameter)

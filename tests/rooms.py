@@ -36,8 +36,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sim.grid": ("sim", "sim.plans"),
     "sim.contacts": ("sim", "sim.orbits", "sim.windows", "sim.plans", "sim.plan_files"),
     # the idea: of the model only the torch-free names
+    "strategy.wire": ("moe.experts",),
     "strategy.delivery": ("moe.experts",),
-    "strategy": ("moe.experts", "strategy.delivery"),
+    "strategy": ("moe.experts", "strategy.wire", "strategy.delivery"),
     "strategy.baselines": ("strategy", "moe.experts"),
     # the embedded default
     "demo": (),
@@ -81,6 +82,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
             "strategy",
             "strategy.baselines",
             "strategy.delivery",
+            "strategy.wire",
         ),
         *("moe", "moe.families", "moe.disk", "moe.submodel", "moe.tuning", "moe.export", "moe.inspect"),
         "sim",

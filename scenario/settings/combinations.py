@@ -53,6 +53,12 @@ def cross_faults(config: RunConfig) -> Iterator[Fault]:
             f'run.resume needs the strategy "ems-fl", got {config.run.resume!r} and "fedavg"; the '
             "baseline keeps no state between rounds, start it anew",
         )
+    if config.merge.update_bits != 32 and config.strategy == "fedavg":
+        yield Fault(
+            ("merge.update-bits", "strategy"),
+            f'merge.update-bits must be 32 with the strategy "fedavg", got {config.merge.update_bits}; '
+            "Flower's own strategies average arrays as they come, choose another strategy",
+        )
     if config.model.delivery != "beforehand" and config.strategy == "fedavg":
         yield Fault(
             ("model.delivery", "strategy"),

@@ -233,6 +233,12 @@ class MergeSettings(Section):
         default="reporting",
         description="Divide by the examples of the devices that reported, or of the whole cluster.",
     )
+    # 8: a quarter of the bytes for the same losses to 0.01 (docs/LOG.md).
+    update_bits: Literal[32, 16, 8] = Field(
+        default=32,
+        description="Bits of a number of an update on its way up: float32, float16, or 8-bit numbers with "
+        "a scale for each row or column, rounded at random so that their mean is right.",
+    )
     wait_s: float = Field(
         default=600.0,
         ge=0,

@@ -1,5 +1,6 @@
 """What a setting may be, in words, and what is wrong with one that is not."""
 
+import json
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, get_args, get_origin
 
@@ -16,7 +17,7 @@ class Fault(NamedTuple):
 def describe_rule(field: FieldInfo) -> str:
     """Return what values a setting may take, in words: ``"a number in [0, 90)"``."""
     if get_origin(field.annotation) is Literal:
-        return "one of " + ", ".join(f'"{choice}"' for choice in get_args(field.annotation))
+        return "one of " + ", ".join(json.dumps(choice) for choice in get_args(field.annotation))
     kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     kind = kinds[field.annotation] if field.annotation in kinds else str(field.annotation)
     bounds = {name: getattr(rule, name) for rule in field.metadata for name in _BOUNDS if hasattr(rule, name)}

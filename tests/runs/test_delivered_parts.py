@@ -19,7 +19,8 @@ from scenario.settings.config import Scalar
 from scenario.settings.reading import read_config
 from server.delivery.catalogue import CheckpointPieces
 from strategy.delivery.messages import delivery_instruction, piece_names, read_delivered, read_lacking
-from strategy.messages import decode_arrays, train_instruction
+from strategy.messages import train_instruction
+from strategy.wire.arrays import decode_arrays
 from tests.fake_grid import FakeGrid
 from tests.runs.conftest import Settings
 

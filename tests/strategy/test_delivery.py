@@ -24,7 +24,8 @@ from strategy.delivery.messages import (
 )
 from strategy.delivery.pieces import PieceDelivery
 from strategy.ems_fl import EmsFl
-from strategy.messages import Profile, encode_arrays, read_task
+from strategy.messages import Profile, read_task
+from strategy.wire.arrays import encode_arrays
 from tests.fake_grid import FakeGrid
 from tests.strategy.world import ArithmeticClient, Ticks, settings, zeros
 

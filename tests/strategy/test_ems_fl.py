@@ -7,8 +7,9 @@ import pytest
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from moe.experts import ExpertId, ParameterKey
-from strategy.messages import ExpertUpdate, Profile, encode_arrays, read_task, update_reply
+from strategy.messages import ExpertUpdate, Profile, read_task, update_reply
 from strategy.staleness import constant, polynomial
+from strategy.wire.arrays import encode_arrays
 from tests.strategy.world import SHAPE, ArithmeticClient, play, settings, zeros
 
 TWO = {1: "sea", 2: "ice"}

@@ -12,7 +12,8 @@ from moe.experts import ExpertId
 from strategy.assigner import choose_provisional
 from strategy.baselines.asynchronous import FedBuff
 from strategy.ems_fl import EmsFl
-from strategy.messages import encode_arrays, read_task
+from strategy.messages import read_task
+from strategy.wire.arrays import encode_arrays
 from tests.fake_grid import FakeGrid
 from tests.strategy.world import ArithmeticClient, Ticks, settings, zeros
 

@@ -1,0 +1,1 @@
+"""Arrays on the wire: their names there, and how many bits a number has."""
