@@ -192,6 +192,7 @@ def settings_from(job: Job) -> EmsFlSettings:
         server_learning_rate=config.merge.server_learning_rate,
         buffer_size=config.merge.buffer_size,
         count_whole_cluster=config.merge.count == "cluster",
+        robust=config.merge.robust,
         profile_wait_s=config.profile.wait_hours * 3600.0,
         merge_wait_s=config.merge.wait_s,
         evaluate_every_merges=config.evaluate.every_merges,

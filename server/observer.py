@@ -125,6 +125,11 @@ class Observer:
             )
         if kind == "refused":
             return f"node {event['node']} refused ({event['failures']} in a row): {event['reason'][:400]}"
+        if kind == "outlier":
+            return (
+                f"{event['cluster']}: the update of node {event['node']} has norm {event['norm']:.3g}, the "
+                f"median of its pass {event['median_norm']:.3g}"
+            )
         if kind == "drifted":
             return (
                 f"{event['cluster']}: its experts catch {event['capture']:.1%} of its data, "

@@ -58,6 +58,11 @@ def summarise(
     )
     warning = near_uniform_warning(near_uniform_gains(assigned)) if assigned else ""
     turned_away = [f"node {node} was refused: {why}" for node, why in ledger.turned_away.items()]
+    far = [
+        f"node {node}: {count} of its updates far longer than the others of their pass; merge.robust bounds "
+        "what that does"
+        for node, count in sorted(ledger.outliers.items())
+    ]
     return RunSummary(
         strategy=job.config.strategy,
         clusters=clusters,
@@ -71,7 +76,7 @@ def summarise(
         is_simulated=job.plan is not None,
         whole_model_bytes=len(ledger.brought) * whole_bytes(job.path) if ledger.brought else 0,
         capture_kept=_capture_kept(job, outcome, evaluator),
-        warnings=(*filter(None, [warning, DRIFTED if has_drifted else ""]), *turned_away),
+        warnings=(*filter(None, [warning, DRIFTED if has_drifted else ""]), *turned_away, *far),
         comparison=comparison(
             job.config,
             before=fmean(merged_before.values()),

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.experts import ExpertArrays, ExpertId
+from moe.experts import ExpertArrays, ExpertId, ParameterKey
+from strategy.defence.outliers import norm_of
+from strategy.defence.robust import Robust, clip_factors, combined
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,7 @@ def merge_experts(
     *,
     server_learning_rate: float = 1.0,
     min_total_examples: int = 0,
+    robust: Robust = "none",
 ) -> ExpertArrays:
     """Return ``base`` moved by the discounted mean of the deltas that reach each array.
 
@@ -59,6 +62,9 @@ def merge_experts(
     min_total_examples : int
         The divisor is at least this: the examples of a whole cluster when devices that stayed
         silent shall count with a delta of zero; 0 counts the reporting devices only.
+    robust : {"none", "clip", "trimmed-mean", "median"}
+        What stands in the place of the mean where three updates or more meet; see `strategy.defence.robust`.
+        The terms are the discounted deltas, so that what is stale stays small.
 
     Returns
     -------
@@ -86,23 +92,28 @@ def merge_experts(
     """
     for update in updates:
         _check(base, update)
+    factors = clip_factors([norm_of(u.delta) for u in updates]) if robust == "clip" else [1.0] * len(updates)
     merged = dict(base)
     for key, old in base.items():
-        carrying = [update for update in updates if key in update.delta]
+        carrying = [(u, factor) for u, factor in zip(updates, factors, strict=True) if key in u.delta]
         if carrying:
-            total = max(sum(update.num_examples for update in carrying), min_total_examples)
-            step = _weighted_sum(key.expert, [(u, u.delta[key]) for u in carrying]) / total
+            examples = [update.num_examples for update, _ in carrying]
+            total = max(sum(examples), min_total_examples)
+            if robust in ("none", "clip"):
+                step = _weighted_sum(key, carrying) / total
+            else:
+                terms = [u.discounts[key.expert] * u.delta[key].astype(np.float64) for u, _ in carrying]
+                step = combined(terms, examples, robust) * (sum(examples) / total)
             merged[key] = (old + server_learning_rate * step).astype(old.dtype)
     return merged
 
 
-def _weighted_sum(
-    expert: ExpertId, carrying: Sequence[tuple[WeightedDelta, NDArray[np.float32]]]
-) -> NDArray[np.float64]:
+def _weighted_sum(key: ParameterKey, carrying: Sequence[tuple[WeightedDelta, float]]) -> NDArray[np.float64]:
     # float64: the sum must not depend on how many devices a cluster has.
-    total = np.zeros(carrying[0][1].shape, np.float64)
-    for update, delta in carrying:
-        total += update.num_examples * update.discounts[expert] * delta.astype(np.float64)
+    total = np.zeros(carrying[0][0].delta[key].shape, np.float64)
+    for update, factor in carrying:
+        weight = update.num_examples * update.discounts[key.expert] * factor
+        total += weight * update.delta[key].astype(np.float64)
     return total
 
 

@@ -1,6 +1,7 @@
 """The strategy's lines of the event log: what a reader needs to follow every number."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from moe.experts import ExpertId
@@ -57,6 +58,17 @@ def merged_event(
         "merges": state.merges,
         "versions": {expert.name: state.version(expert) for expert in experts},
         "updates": updates,
+    }
+
+
+def outlier_event(cluster: str, node_id: int, norm: float, norms: Sequence[float]) -> dict[str, Any]:
+    """Return that a node's update was far longer than the others of its pass."""
+    return {
+        "event": "outlier",
+        "node": node_id,
+        "cluster": cluster,
+        "norm": norm,
+        "median_norm": float(median(norms)),
     }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from moe.experts import ExpertLayout
+from strategy.defence.robust import Robust
 from strategy.messages import Profile
 from strategy.staleness import Discount, polynomial
 
@@ -41,6 +42,8 @@ class EmsFlSettings:
         Of FedBuff: updates that are merged together, >= 1.
     count_whole_cluster : bool
         Whether silent devices of a cluster count in the mean, with a delta of zero.
+    robust : {"none", "clip", "trimmed-mean", "median"}
+        What stands in the place of the mean of a pass; see `strategy.defence.robust`.
     profile_wait_s : float
         How long to wait for clusters that have not been heard.
     merge_wait_s : float
@@ -70,6 +73,7 @@ class EmsFlSettings:
     server_learning_rate: float = 1.0
     buffer_size: int = 10
     count_whole_cluster: bool = False
+    robust: Robust = "none"
     profile_wait_s: float = 43_200.0
     merge_wait_s: float = 600.0
     evaluate_every_merges: int = 0

@@ -37,8 +37,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sim.contacts": ("sim", "sim.orbits", "sim.windows", "sim.plans", "sim.plan_files"),
     # the idea: of the model only the torch-free names
     "strategy.wire": ("moe.experts",),
+    "strategy.defence": ("moe.experts",),
     "strategy.delivery": ("moe.experts",),
-    "strategy": ("moe.experts", "strategy.wire", "strategy.delivery"),
+    "strategy": ("moe.experts", "strategy.wire", "strategy.defence", "strategy.delivery"),
     "strategy.baselines": ("strategy", "moe.experts"),
     # the embedded default
     "demo": (),
@@ -83,6 +84,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
             "strategy.baselines",
             "strategy.delivery",
             "strategy.wire",
+            "strategy.defence",
         ),
         *("moe", "moe.families", "moe.disk", "moe.submodel", "moe.tuning", "moe.export", "moe.inspect"),
         "sim",

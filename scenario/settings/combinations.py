@@ -53,6 +53,12 @@ def cross_faults(config: RunConfig) -> Iterator[Fault]:
             f'run.resume needs the strategy "ems-fl", got {config.run.resume!r} and "fedavg"; the '
             "baseline keeps no state between rounds, start it anew",
         )
+    if config.merge.robust != "none" and config.strategy not in ("ems-fl", "fedbuff"):
+        yield Fault(
+            ("merge.robust", "strategy"),
+            f'merge.robust must be "none" with the strategy "{config.strategy}", got '
+            f'"{config.merge.robust}"; it is a rule of "ems-fl" and "fedbuff", choose one of them',
+        )
     if config.merge.update_bits != 32 and config.strategy == "fedavg":
         yield Fault(
             ("merge.update-bits", "strategy"),

@@ -233,6 +233,12 @@ class MergeSettings(Section):
         default="reporting",
         description="Divide by the examples of the devices that reported, or of the whole cluster.",
     )
+    robust: Literal["none", "clip", "trimmed-mean", "median"] = Field(
+        default="none",
+        description="What stands in the place of the mean where three updates or more of a pass meet: no "
+        "update longer than the median one, a mean without the extremes of each number, or each number's "
+        "median.",
+    )
     # 8: a quarter of the bytes for the same losses to 0.01 (docs/LOG.md).
     update_bits: Literal[32, 16, 8] = Field(
         default=32,

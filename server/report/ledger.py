@@ -63,6 +63,7 @@ class Ledger:
         # Of a deployed run: how many devices every node hosts, and why others take no part.
         self.num_hosted: dict[int, int] = {}
         self.turned_away: dict[int, str] = {}
+        self.outliers: Counter[int] = Counter()  # updates of a node far longer than their companions
         self.brought: set[int] = set()  # nodes that were sent pieces of the model
         self._cluster_of = dict(cluster_of)
 
@@ -92,6 +93,8 @@ class Ledger:
                 account.local_steps += update["local_steps"] * len(update["devices"])
         elif kind == "refused" and event["node"] in self._cluster_of:
             self.accounts[self._cluster_of[event["node"]]].failures += 1
+        elif kind == "outlier":
+            self.outliers[event["node"]] += 1
         elif kind == "joined":
             self.num_hosted[event["node"]] = len(event["devices"])
             self.turned_away.pop(event["node"], None)

@@ -50,7 +50,7 @@ def test_8_bits_are_off_by_less_than_a_step_of_their_row_or_column(
     step = np.abs(values).max(axis=axis, keepdims=True) / 127
     found = sent(values, 8, seed)
     assert found.dtype == np.float32 and found.shape == values.shape
-    assert (np.abs(found - values) <= step * 1.001).all()
+    assert (np.abs(found - values) <= step * 1.001 + 1e-37).all()  # below, scales are no normal numbers
     assert (found[values == 0] == 0).all()
 
 

@@ -12,12 +12,12 @@ from strategy.ems_fl import EmsFl
 from strategy.messages import (
     ExpertUpdate,
     Profile,
-    encode_arrays,
     profile_reply,
     read_task,
     update_reply,
 )
 from strategy.settings import EmsFlSettings
+from strategy.wire.arrays import encode_arrays
 from tests.fake_grid import FakeGrid
 
 LAYERS, NUM_EXPERTS, SHAPE = (0, 2), 4, (3, 2)
