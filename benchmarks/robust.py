@@ -1,8 +1,8 @@
 """``python -m benchmarks.robust [--seeds N]``: what robust merging costs, and what it saves.
 
 A day of 4 clusters of 5 devices on the demo's base: every rule without an attack, and with one device of each
-cluster that sends back ten times its change, turned round. Mean held-out losses at the end, and how much longer
-than the median of its pass the longest update was. Ends with one line of JSON.
+cluster that sends back ten times its change, turned round. Mean held-out losses at the end, and how much
+longer than the median of its pass the longest update was. Ends with one line of JSON.
 """
 
 import argparse
