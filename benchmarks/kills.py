@@ -1,8 +1,8 @@
 """``python -m benchmarks.kills [--kills N]``: a run killed again and again, and what was lost.
 
 One run lives through; another of the same settings is killed by SIGKILL at random moments, N times, and each
-time gone on with by `ems-fl resume`. Every event, byte for byte, and every number of the server's state must be
-the same. Ends with one line of JSON; the exit code is 1 where anything differs.
+time gone on with by `ems-fl resume`. Every event, byte for byte, and every number of the server's state must
+be the same. Ends with one line of JSON; the exit code is 1 where anything differs.
 """
 
 import argparse
