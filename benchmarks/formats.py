@@ -28,9 +28,10 @@ from typing import Any, get_args
 import torch
 import transformers
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, FineGrainedFP8Config
+from transformers import AutoConfig, AutoModelForCausalLM, FineGrainedFP8Config
 from transformers.utils.quantization_config import Mxfp4Config
 
+from benchmarks.gguf_files import Kind, write_gguf
 from benchmarks.quantised import fp8, int4, quantise
 from benchmarks.submodel import PeakMemory
 from benchmarks.tiny_models import VOCABULARY, save_tiny
@@ -53,7 +54,11 @@ _LARGE: dict[str, Any] = {
 }
 _LAYERS = ["sliding_attention", "full_attention"] * 2
 _BLOCK, _GROUP = 128, 32
-_FAMILIES = {"fp8": "mixtral", "mxfp4": "gpt_oss", "int4": "mixtral", "fp8-rows": "mixtral", "nf4": "mixtral"}
+_GGUF = {"gguf-q8_0": Kind.Q8_0, "gguf-q4_0": Kind.Q4_0}
+_FAMILIES = {
+    **{"fp8": "mixtral", "mxfp4": "gpt_oss", "int4": "mixtral", "fp8-rows": "mixtral", "nf4": "mixtral"},
+    **dict.fromkeys(_GGUF, "qwen3_moe"),
+}
 # Blocks and groups as they are published; the tiny checkpoints have smaller ones.
 _PUBLISHED: Mapping[str, dict[str, Any]] = {
     "fp8": {
@@ -101,7 +106,7 @@ def step(path: Path, hold: Hold) -> dict[str, float]:
         model: Any = attach(_submodel(path, hold), Tuning()).train()
         gc.collect()
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
-        tokens_BT = torch.randint(0, 1024, (_BATCH, _LENGTH), generator=torch.Generator().manual_seed(0))
+        tokens_BT = torch.randint(0, 256, (_BATCH, _LENGTH), generator=torch.Generator().manual_seed(0))
         times_s = []
         for _ in range(_STEPS):
             start_s = time.process_time()
@@ -115,6 +120,8 @@ def step(path: Path, hold: Hold) -> dict[str, float]:
 def is_exact(form: str, folder: Path) -> bool | None:
     """Tell whether the numbers are those of transformers, to the bit; None where it cannot load them here."""
     family = _FAMILIES[form]
+    if form in _GGUF:
+        return _is_exact_gguf(folder, _GGUF[form])
     path = save_tiny(folder, family, dtype=torch.bfloat16, **_TINY.get(family, {"intermediate_size": 32}))
     quantise(path, form)
     ours = load_full(path).state_dict()
@@ -129,6 +136,32 @@ def is_exact(form: str, folder: Path) -> bool | None:
         config = Mxfp4Config(dequantize=True) if form == "mxfp4" else FineGrainedFP8Config(dequantize=True)
     theirs = AutoModelForCausalLM.from_pretrained(path, dtype="auto", quantization_config=config).state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def _is_exact_gguf(folder: Path, kind: Kind) -> bool:
+    file = write_gguf(folder, "qwen3_moe", kind)
+    config = AutoConfig.from_pretrained(open_storage(file).checkpoint.folder)
+    del config.quantization_config  # transformers takes widths of experts that are not its defaults from here
+    theirs = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=file.name, dtype=torch.bfloat16, config=config
+    ).state_dict()
+    ours = load_full(file).state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def _large(folder: Path, form: str) -> Path:
+    """Write the checkpoint that is timed."""
+    if form in _GGUF:
+        sizes = {name: size for name, size in _LARGE.items() if name != "vocab_size"}
+        return write_gguf(
+            folder, "qwen3_moe", _GGUF[form], **sizes, moe_intermediate_size=_LARGE["intermediate_size"]
+        )
+    layers = {"layer_types": _LAYERS} if form == "mxfp4" else {}
+    path = save_tiny(
+        folder, _FAMILIES[form], dtype=torch.bfloat16, max_shard_size="100MB", **_LARGE, **layers
+    )
+    quantise(path, form, **_PUBLISHED.get(form, {}))
+    return path
 
 
 def _means_its_table(path: Path) -> bool:
@@ -166,15 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for form in options.formats:
         with tempfile.TemporaryDirectory() as folder:
             exact[form] = is_exact(form, Path(folder) / "tiny")
-            path = save_tiny(
-                Path(folder) / "large",
-                _FAMILIES[form],
-                dtype=torch.bfloat16,
-                max_shard_size="100MB",
-                **_LARGE,
-                **({"layer_types": _LAYERS} if form == "mxfp4" else {}),
-            )
-            quantise(path, form, **_PUBLISHED.get(form, {}))
+            path = _large(Path(folder) / "large", form)
             base_s = 0.0
             for hold in get_args(Hold):
                 built = _median("build", hold, path, options.runs)
@@ -214,11 +239,15 @@ def _submodel(path: Path, hold: Hold) -> Any:
 
 def _warm(folder: Path, path: Path, hold: Hold) -> None:
     """Let libraries load the parts of themselves that they load at first use."""
-    said = json.loads((path / "config.json").read_text())["quantization_config"]
-    form = next(form for form in _FAMILIES if _is_of(form, said))
-    family = _FAMILIES[form]
-    tiny = save_tiny(folder, family, dtype=torch.bfloat16, **_TINY.get(family, {"intermediate_size": 32}))
-    model = attach(_submodel(quantise(tiny, form), hold), Tuning())
+    if path.suffix == ".gguf":
+        tiny = write_gguf(folder, "qwen3_moe")
+    else:
+        said = json.loads((path / "config.json").read_text())["quantization_config"]
+        form = next(form for form in _FAMILIES if _is_of(form, said))
+        family = _FAMILIES[form]
+        tiny = save_tiny(folder, family, dtype=torch.bfloat16, **_TINY.get(family, {"intermediate_size": 32}))
+        quantise(tiny, form)
+    model = attach(_submodel(tiny, hold), Tuning())
     tokens_BT = torch.randint(0, VOCABULARY, (2, 8))
     model(input_ids=tokens_BT, labels=tokens_BT, use_cache=False).loss.backward()
 

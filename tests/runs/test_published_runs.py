@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from benchmarks.gguf_files import Kind, write_gguf
 from benchmarks.quantised import quantise
 from benchmarks.tiny_models import save_tiny
 from moe.tuning.adapters import MergedModel
@@ -20,7 +21,6 @@ from server.app import run
 from server.record.state import load_state
 from tests.fake_grid import FakeGrid
 from tests.moe.families.test_remote_code import FAMILY, make_strange
-from tests.moe.formats.gguf_files import Kind, write_gguf
 from tests.runs.conftest import Settings
 from tests.runs.served import served_by
 

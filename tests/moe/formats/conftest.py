@@ -10,10 +10,10 @@ import torch
 import transformers
 from huggingface_hub import constants
 
+from benchmarks.gguf_files import Kind, write_gguf
 from benchmarks.quantised import quantise
 from benchmarks.tiny_models import save_tiny
 from moe.gguf.folder import as_checkpoint
-from tests.moe.formats.gguf_files import Kind, write_gguf
 
 Quantised = Callable[..., Path]
 CASES = (

@@ -9,6 +9,7 @@ import torch
 from huggingface_hub import constants
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from benchmarks.gguf_files import FAMILIES, Kind, write_gguf
 from moe.disk.layout import open_storage
 from moe.disk.shards import open_checkpoint
 from moe.disk.tokens import check_tokens, load_tokenizer
@@ -17,7 +18,6 @@ from moe.export.checkpoint import export_adapter, fingerprint
 from moe.gguf.header import read_gguf_header
 from moe.submodel.load import load_full
 from tests.moe.formats.conftest import quiet
-from tests.moe.formats.gguf_files import FAMILIES, Kind, write_gguf
 
 KINDS = (Kind.F32, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q5_K)
 

@@ -20,14 +20,14 @@ FAMILIES = tuple(ARCHITECTURES)
 SCALES = {Kind.Q4_K: (0, 2), Kind.Q5_K: (0, 2), Kind.Q6_K: (208,), Kind.Q2_K: (80, 82), Kind.Q3_K: (108,)}
 
 
-def write_gguf(folder: Path, family: str, kind: Kind = Kind.Q8_0, *, name: str = "tiny.gguf") -> Path:
+def write_gguf(
+    folder: Path, family: str, kind: Kind = Kind.Q8_0, *, name: str = "tiny.gguf", **sizes: Any
+) -> Path:
     """Write a tiny model's matrices in one type, the rest in float32; return the file."""
-    size = 256 if kind in SCALES else 64
-    vocabulary = words()
-    source = save_tiny(
-        folder / "source", family, vocab_size=len(vocabulary), hidden_size=size, moe_intermediate_size=size,
-        intermediate_size=size, shared_expert_intermediate_size=size, max_shard_size="1GB",
-    )  # fmt: skip
+    size, vocabulary = 256 if kind in SCALES else 64, words()
+    widths = ("hidden_size", "moe_intermediate_size", "intermediate_size", "shared_expert_intermediate_size")
+    given: dict[str, Any] = {"vocab_size": len(vocabulary), **dict.fromkeys(widths, size), **sizes}
+    source = save_tiny(folder / "source", family, max_shard_size="9GB", **given)
     config, tensors = AutoConfig.from_pretrained(source), load_file(source / "model.safetensors")
     architecture = ARCHITECTURES[family]
     writer = gguf.GGUFWriter(folder / name, architecture)
