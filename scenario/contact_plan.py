@@ -6,7 +6,6 @@ from datetime import datetime
 from pathlib import Path
 
 from scenario.settings.config import RunConfig
-from sim.plan_files.files import read_plan
 from sim.plans.from_orbits import SkySettings, build_plan, load_satellites, start_of
 from sim.plans.link import Link, fixed_link, link_preset
 from sim.plans.plan import ContactPlan
@@ -67,6 +66,8 @@ def _link(config: RunConfig) -> Link:
 def _saved_plan(path: Path, population: Population) -> ContactPlan:
     if not path.is_file():
         raise ValueError(f"sky.plan-file {path} does not exist; make one with python -m sim.contacts")
+    from sim.plan_files.files import read_plan  # Only now: pyarrow takes a quarter of a second.
+
     plan = read_plan(path)
     missing = [c.name for c in population.clusters if not plan.contacts.get(c.name)]
     if missing:
