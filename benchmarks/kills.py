@@ -19,7 +19,7 @@ from server.record.state import load_state
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = (
-    *("population.devices=16", "sky.hours=36", "train.max-steps=8", "evaluate.every-merges=8"),
+    *("population.devices=16", "sky.hours=96", "train.max-steps=8", "evaluate.every-merges=8"),
     "profile.wait-hours=24",
 )
 EVENTS, STATE = "events.jsonl", "state.safetensors"
