@@ -44,7 +44,8 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
 
 def cell(method: Method, base: str, sky: str, seed: int, *, smoke: bool) -> Cell:
     """Return a method in a world with a seed."""
-    settings = {**SIZE, **BASES[base], **SKIES[sky], **(SMOKE if smoke else {}), **method.settings}
+    world = {**SIZE, **BASES[base], **SKIES[sky], **(SMOKE if smoke else {})}
+    settings = {**world, **method.settings, **method.by_base.get(base, {})}
     return Cell(method=method, base=base, sky=sky, seed=seed, settings=settings)
 
 
@@ -57,6 +58,7 @@ def candidates_of(options: argparse.Namespace) -> list[Cell]:
             other = Method(
                 name=f"{method.name} ({named})" if named else method.name,
                 settings={**method.settings, **tried},
+                by_base={} if tried else method.by_base,
                 how=method.how,
             )
             found += [

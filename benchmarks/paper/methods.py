@@ -1,5 +1,6 @@
 """The methods of the tables: what each is, as settings over those of the world, and how it was tuned."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,6 +19,8 @@ class Method:
         In the table and in the files.
     settings : dict
         Over those of the world.
+    by_base : dict
+        Base -> settings over the method's, where another base chose another value.
     how : {"sky", "own-alone", "whole-alone", "central"}
         ``sky``: a run of the app. The others never send anything (`benchmarks.paper.alone`).
     absent : str
@@ -29,6 +32,7 @@ class Method:
 
     name: str
     settings: Settings = field(default_factory=dict)
+    by_base: Mapping[str, Settings] = field(default_factory=dict)
     how: Literal["sky", "own-alone", "whole-alone", "central"] = "sky"
     absent: str = "none is absent: every device holds all experts"
     candidates: tuple[Settings, ...] = ()
@@ -50,6 +54,7 @@ EMS_FL = Method(
 FEDAVG = Method(
     name="FedAvg",
     settings={"strategy": "fedavg", "fedavg.rounds": 1000},
+    by_base={"field": {"train.learning-rate": 0.03}},
     candidates=_rates("train.learning-rate", 0.003, 0.03),
 )
 MAIN = (

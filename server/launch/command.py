@@ -86,7 +86,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m serve
         if is_ours:
             # The door does it again; here a refusal takes no second.
             config = read_config(overrides)
-            if not options.superlink:
+            # Without Flower's simulation the devices compute in processes that see the machine's GPUs.
+            if options.engine == "flower" and not options.superlink:
                 check_clients_device(config.model.device, options.client_gpus)
     except ValueError as error:
         print(f"launch: {error}", file=sys.stderr)

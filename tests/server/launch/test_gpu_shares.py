@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import pytest
 
@@ -83,3 +84,18 @@ def test_clients_that_must_have_a_gpu_and_get_none_are_refused_before_flower_sta
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith('launch: model.device is "cuda", and the clients of the simulation see no GPU')
     assert "--client-gpus 0.5" in line
+
+
+@pytest.mark.parametrize("engine", ["in-process", "processes"])
+def test_without_flower_a_run_sees_the_gpus_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    asked: list[object] = []
+
+    def run_here(overrides: Mapping[str, object], **_others: object) -> str:
+        asked.append(overrides["model.device"])
+        return ""
+
+    monkeypatch.setattr("server.launch.command.run_here", run_here)
+    main(["-c", "model.device=cuda", "--engine", engine])
+    assert asked == ["cuda"]
