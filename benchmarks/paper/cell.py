@@ -71,7 +71,8 @@ def measure(cell: Cell, results: Path) -> None:
     whole = {
         **asdict(found),
         "cell": {"method": cell.method.name, "base": cell.base, "sky": cell.sky, "seed": cell.seed},
-        "settings": settings,
+        # Where it ran is no part of what was measured.
+        "settings": {key: value for key, value in settings.items() if key != "run.dir"},
         "code": code_digest(),
         "wall_s": round(time.monotonic() - began_s, 1),
         "cpu_s": round(time.process_time() - cpu_began_s, 1),
