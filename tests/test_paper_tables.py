@@ -1,13 +1,18 @@
 """The numbers that `benchmarks.paper` makes of its cells."""
 
+import argparse
+import json
 import math
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.paper.__main__ import candidates_of
+from benchmarks.paper.__main__ import cell as cell_of
+from benchmarks.paper.cell import ROOT
 from benchmarks.paper.measures import curve
-from benchmarks.paper.methods import TABLES
+from benchmarks.paper.methods import FEDAVG, TABLES
 from benchmarks.paper.models import load_cv, mean_of_others
 from benchmarks.paper.plots import mean_curve
 from benchmarks.paper.tables import forgotten, headline, hours_to, interval, paired, speedups, table
@@ -104,3 +109,25 @@ def test_from_the_assignment_on_a_device_has_its_own_sub_model() -> None:
         (0.0, 0.0, 0, 4.0, 4.0), (10.0, 700.0, 0, 4.0, 3.75), (20.0, 700.0, 32, 3.9, 3.25),
     ]  # fmt: skip
     assert [p.own for p in curve(events[:2] + events[4:], None)] == [4.0, 3.25]
+
+
+def test_a_base_may_have_another_of_the_values_that_were_tried() -> None:
+    rate = "train.learning-rate"
+    assert cell_of(FEDAVG, "field", "sparse", 1, smoke=False).settings[rate] == 0.03
+    assert rate not in cell_of(FEDAVG, "sharp", "sparse", 1, smoke=False).settings
+    methods = {method.name: method for table in TABLES.values() for method in table}.values()
+    assert all(chosen in method.candidates for method in methods for chosen in method.by_base.values())
+
+
+def test_on_every_base_the_same_values_are_tried() -> None:
+    options = argparse.Namespace(table="split", bases=["sharp", "field"], skies=["sparse"])
+    tried = [(c.base, c.settings.get("train.learning-rate")) for c in candidates_of(options)]
+    of = {base: [rate for at, rate in tried if at == base] for base in options.bases}
+    # Three of EMS-FL, three of FedAvg, one of what trains as EMS-FL.
+    assert of["sharp"] == of["field"] == [None, 0.003, 0.03, None, 0.003, 0.03, None]
+
+
+def test_the_kept_cells_do_not_say_on_whose_machine_they_ran() -> None:
+    cells = [json.loads(file.read_text()) for file in (ROOT / "docs" / "results").glob("*/*.json")]
+    assert len(cells) > 50
+    assert [cell["cell"] for cell in cells if "run.dir" in cell["settings"]] == []

@@ -50,7 +50,7 @@ def cell(method: Method, base: str, sky: str, seed: int, *, smoke: bool) -> Cell
 
 
 def candidates_of(options: argparse.Namespace) -> list[Cell]:
-    """Return each method as it is, and with what else was tried, on a seed of their own."""
+    """Return each method as on most bases, and with what else was tried, on a seed of their own."""
     found = []
     for method in TABLES[options.table]:
         for tried in ({}, *method.candidates):
@@ -58,7 +58,6 @@ def candidates_of(options: argparse.Namespace) -> list[Cell]:
             other = Method(
                 name=f"{method.name} ({named})" if named else method.name,
                 settings={**method.settings, **tried},
-                by_base={} if tried else method.by_base,
                 how=method.how,
             )
             found += [

@@ -20,7 +20,7 @@ class Method:
     settings : dict
         Over those of the world.
     by_base : dict
-        Base -> settings over the method's, where another base chose another value.
+        Base -> which of ``candidates`` it has there, where a base chose otherwise than most.
     how : {"sky", "own-alone", "whole-alone", "central"}
         ``sky``: a run of the app. The others never send anything (`benchmarks.paper.alone`).
     absent : str
