@@ -142,7 +142,7 @@ def _capture(task: TrainTask, instructions: Instructions, state: ClientState) ->
 def _kept(task: TrainTask, state: ClientState) -> frozenset[ExpertId]:
     """Return the experts that the sub-model of a task holds."""
     frozen = state.frozen_experts if task.frozen is None else task.frozen
-    return frozen | {key.expert for key in task.values}
+    return frozen | {key.expert for key in task.values if not key.is_shared}
 
 
 def _tune_on(

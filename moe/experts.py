@@ -6,25 +6,32 @@ An update is independent of the model family: per (layer, expert, projection) th
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+SHARED = -1
+"""Index of what a layer has for all its experts together: where shared parts are tuned, whose they are."""
+_SHARED_NAME = "shared"
+
+Part = Literal["experts", "attention", "shared-experts"]
+"""What may be tuned of a decoder layer; see `Tuning`."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class ExpertId:
-    """One expert of the full model; ``index`` is global in its layer."""
+    """One expert of the full model; ``index`` is global in its layer, or `SHARED`."""
 
     layer: int
     index: int
 
     @property
     def name(self) -> str:
-        """``layer.index``, as messages and event logs call it."""
-        return f"{self.layer}.{self.index}"
+        """``layer.index``, as messages and event logs call it; ``layer.shared`` for what is everybody's."""
+        return f"{self.layer}.{_SHARED_NAME if self.index == SHARED else self.index}"
 
     @classmethod
     def named(cls, name: str) -> "ExpertId":
@@ -36,14 +43,14 @@ class ExpertId:
             If it is none.
         """
         layer, _, index = name.partition(".") if isinstance(name, str) else ("", "", "")
-        if not (layer.isdecimal() and index.isdecimal()):
+        if not (layer.isdecimal() and (index.isdecimal() or index == _SHARED_NAME)):
             raise ValueError(f"{name!r} names no expert; a name is layer.index, such as 3.17")
-        return cls(int(layer), int(index))
+        return cls(int(layer), SHARED if index == _SHARED_NAME else int(index))
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ParameterKey:
-    """One tuned array of one expert, such as ``(3, 17, "fc_in.lora_B")`` or ``(3, 17, "fc_out.weight")``."""
+    """One tuned array, such as ``(3, 17, "fc_in.lora_B")``; ``(3, SHARED, "self_attn.q_proj.lora_B")``."""
 
     layer: int
     index: int
@@ -54,9 +61,19 @@ class ParameterKey:
         """The expert this array belongs to."""
         return ExpertId(self.layer, self.index)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether it belongs to all experts of its layer, and so to every cluster."""
+        return self.index == SHARED
+
 
 ExpertArrays = dict[ParameterKey, NDArray[np.float32]]
 """Values or deltas of tuned arrays, float32, by parameter."""
+
+
+def held_with(experts: Collection[ExpertId], arrays: ExpertArrays) -> ExpertArrays:
+    """Return what a sub-model of these experts has of the arrays: theirs, and the shared parts'."""
+    return {key: value for key, value in arrays.items() if key.is_shared or key.expert in experts}
 
 
 Method = Literal["ffa", "lora", "full"]
@@ -87,7 +104,11 @@ class Tuning:
     seed : int
         Seeds every ``A`` together with its parameter key.
     layers : tuple[int, ...] or None
-        Decoder layers whose experts are tuned; None = all. Kept experts of the others stay as they are.
+        Decoder layers whose parts are tuned; None = all. Kept experts of the others stay as they are.
+    parts : tuple of {"experts", "attention", "shared-experts"}
+        What is tuned of a layer. All but ``experts`` is in every sub-model: with a LoRA method its linear
+        layers get adapters too, which all clusters train and the server averages. What clusters train is
+        no longer disjoint then.
 
     Raises
     ------
@@ -103,6 +124,7 @@ class Tuning:
     router_rows: bool = False
     seed: int = 0
     layers: tuple[int, ...] | None = None
+    parts: tuple[Part, ...] = ("experts",)
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
@@ -117,12 +139,27 @@ class Tuning:
             faults.append(f"lora_dropout must be in [0, 1), got {self.lora_dropout}")
         if self.lora_rslora and self.method == "full":
             faults.append("lora_rslora needs a LoRA method, got 'full', which has no adapter to scale")
+        if not self.parts or set(self.parts) - set(get_args(Part)):
+            faults.append(f"parts must be some of {', '.join(get_args(Part))}, got {self.parts!r}")
+        if self.shared_parts and self.method == "full":
+            faults.append(
+                f"parts {', '.join(self.shared_parts)} are tuned with a LoRA method only, got 'full'"
+            )
         if faults:
             raise ValueError("tuning of experts: " + "; ".join(faults))
 
     def tunes(self, layer: int) -> bool:
         """Tell whether the experts of a decoder layer are tuned."""
+        return "experts" in self.parts and self.covers(layer)
+
+    def covers(self, layer: int) -> bool:
+        """Tell whether a decoder layer is one of those in which something is tuned."""
         return self.layers is None or layer in self.layers
+
+    @property
+    def shared_parts(self) -> tuple[Part, ...]:
+        """What is tuned beside experts."""
+        return tuple(part for part in self.parts if part != "experts")
 
     @property
     def scale(self) -> float:
@@ -157,6 +194,9 @@ class ExpertLayout:
         Numbers in a row of the router's weight; None where the router is not one row for each expert.
     weight_bytes : int
         Bytes of one weight in the dtype the model is held in.
+    linears : Mapping[str, Mapping[int, Mapping[str, tuple[int, int]]]]
+        Shared part -> decoder layer -> linear layer in it, such as ``self_attn.q_proj`` ->
+        ``(out_features, in_features)``.
     """
 
     family: str
@@ -168,6 +208,7 @@ class ExpertLayout:
     biases: tuple[str, ...] = ()
     router_width: int | None = None
     weight_bytes: int = 4
+    linears: Mapping[str, Mapping[int, Mapping[str, tuple[int, int]]]] = field(default_factory=dict)
 
     @property
     def layers(self) -> tuple[int, ...]:

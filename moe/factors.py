@@ -62,14 +62,39 @@ def tuned_shapes(layout: ExpertLayout, tuning: Tuning) -> dict[str, tuple[int, .
     return shapes
 
 
+def shared_shapes(layout: ExpertLayout, tuning: Tuning) -> dict[int, dict[str, tuple[int, ...]]]:
+    """Return the array names of the tuned shared parts with their shapes, by decoder layer.
+
+    Raises
+    ------
+    ValueError
+        If the model has none of a part that is to be tuned.
+    """
+    shapes: dict[int, dict[str, tuple[int, ...]]] = {}
+    for part in tuning.shared_parts:
+        if not (by_layer := layout.linears.get(part)):
+            raise ValueError(
+                f"train.parts names {part}, and {layout.family!r} has no linear layers of that kind; it has "
+                f"{', '.join(['experts', *layout.linears])}"
+            )
+        for layer, linears in by_layer.items():
+            if tuning.covers(layer):
+                shapes.setdefault(layer, {}).update(_lora_pairs(linears, tuning))
+    return shapes
+
+
 def _full_shapes(layout: ExpertLayout) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": shape for name, shape in layout.shapes.items()}
     return shapes | {f"{name}.bias": layout.shapes[name][:1] for name in layout.biases}
 
 
 def _lora_shapes(layout: ExpertLayout, tuning: Tuning) -> dict[str, tuple[int, ...]]:
+    return _lora_pairs(layout.shapes, tuning)
+
+
+def _lora_pairs(linears: Mapping[str, tuple[int, int]], tuning: Tuning) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, (out_features, in_features) in layout.shapes.items():
+    for name, (out_features, in_features) in linears.items():
         if tuning.method == "lora":
             shapes[f"{name}.lora_A"] = (tuning.lora_rank, in_features)
         shapes[f"{name}.lora_B"] = (out_features, tuning.lora_rank)
@@ -94,12 +119,15 @@ def check_arrays(
     ValueError
         Naming every unknown expert or name, wrong shape and non-finite value at once.
     """
-    shapes = tuned_shapes(layout, tuning)
+    of_experts, of_layers = tuned_shapes(layout, tuning), shared_shapes(layout, tuning)
     faults: list[str] = []
     for key, value in arrays.items():
-        if not 0 <= key.index < layout.num_experts.get(key.layer, 0):
+        shapes = of_layers.get(key.layer, {}) if key.is_shared else of_experts
+        if key.is_shared and key.name not in shapes:
+            faults.append(f"{label(key)}: no such shared part is tuned")
+        elif not key.is_shared and not 0 <= key.index < layout.num_experts.get(key.layer, 0):
             faults.append(f"{label(key)}: no such expert")
-        elif not tuning.tunes(key.layer):
+        elif not key.is_shared and not tuning.tunes(key.layer):
             faults.append(f"{label(key)}: its layer is not tuned")
         elif key.name not in shapes:
             faults.append(f"{label(key)}: not tuned by {tuning.method!r}, which has {', '.join(shapes)}")

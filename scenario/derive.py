@@ -1,8 +1,9 @@
 """From the run configuration to the rooms' own values; server and clients derive the same ones."""
 
 from collections.abc import Sequence
+from typing import get_args
 
-from moe.experts import Tuning
+from moe.experts import Part, Tuning
 from scenario.data.federated_text import BlockForm, FederatedText, load_federated_text
 from scenario.settings.config import RunConfig
 from sim.population import Cluster, Population, build_population
@@ -105,7 +106,14 @@ def tuning_from(config: RunConfig, layers: Sequence[int]) -> Tuning:
         router_rows=settings.router_rows,
         seed=config.seed,
         layers=tuned_layers(settings.layers, layers),
+        parts=tuned_parts(settings.parts),
     )
+
+
+def tuned_parts(choice: str) -> tuple[Part, ...]:
+    """Return the parts of a decoder layer that ``train.parts`` names, each once, in one order."""
+    named = {name.strip() for name in choice.split(",")}
+    return tuple(part for part in get_args(Part) if part in named)
 
 
 def tuned_layers(choice: str, layers: Sequence[int]) -> tuple[int, ...] | None:

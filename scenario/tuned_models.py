@@ -12,7 +12,7 @@ from moe.disk.layout import read_layout
 from moe.experts import ExpertId, ExpertLayout, Tuning
 from moe.submodel.load import load_streamed, load_submodel, streamed_experts
 from moe.tuning.adapters import attach
-from moe.tuning.memory_budget import kept_expert_bytes
+from moe.tuning.memory_budget import kept_expert_bytes, tuned_shared_bytes
 from scenario.model_cache import ModelCache
 from scenario.settings.config import RunConfig
 from scenario.stand_ins import load_profiling
@@ -81,7 +81,8 @@ class TunedModels:
 def submodel_bytes(layout: ExpertLayout, tuning: Tuning, experts: Iterable[ExpertId]) -> int:
     """Return what a sub-model of these experts holds while it is not trained; see `moe.tuning`."""
     of_one = kept_expert_bytes(layout, tuning)
-    return layout.shared_bytes + sum(of_one[expert.layer] for expert in experts)
+    shared = layout.shared_bytes + tuned_shared_bytes(layout, tuning)
+    return shared + sum(of_one[expert.layer] for expert in experts)
 
 
 def load_tuned(config: RunConfig, path: str, tuning: Tuning, experts: Iterable[ExpertId]) -> nn.Module:

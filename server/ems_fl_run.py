@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ import numpy as np
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 
-from moe.experts import ExpertArrays
+from moe.experts import ExpertArrays, ExpertLayout
 from moe.factors import label
-from moe.tuning.memory_budget import tuned_expert_bytes
+from moe.tuning.memory_budget import tuned_expert_bytes, tuned_shared_bytes
 from server.delivery.plan import catalogue_of, delivery_notes, delivery_of
-from server.job import Job, adapter_bytes_per_expert
+from server.job import Job, adapter_bytes_per_expert, shared_adapter_bytes
 from server.observer import Observer
 from server.patient_grid import PatientGrid
 from server.record.run_log import RunLog
@@ -176,7 +176,7 @@ def settings_from(job: Job) -> EmsFlSettings:
     config = job.config
     deployed = job.plan is None
     return EmsFlSettings(
-        layout=job.layout,
+        layout=_layout_on_devices(job),
         fingerprint=job.fingerprint,
         clusters=job.clusters,
         max_experts=_expert_limit(job),
@@ -211,7 +211,7 @@ def _expert_limit(job: Job) -> Callable[[str, int], int]:
 
     def limit(cluster: str, memory_bytes: int) -> int:
         fit = experts_that_fit(
-            job.layout,
+            _layout_on_devices(job),
             memory_bytes,
             one_of_each_bytes=one_of_each_bytes,
             adapter_bytes=adapter_bytes,
@@ -222,17 +222,24 @@ def _expert_limit(job: Job) -> Callable[[str, int], int]:
     return limit
 
 
+def _layout_on_devices(job: Job) -> ExpertLayout:
+    """Return the layout with the adapters of tuned shared parts counted among what every device holds."""
+    adapters = tuned_shared_bytes(job.layout, job.tuning, job.config.train.optimizer)
+    return replace(job.layout, shared_bytes=job.layout.shared_bytes + adapters)
+
+
 def _one_of_each_bytes(job: Job) -> int:
     """Return what one expert of every layer holds on a device while it is tuned."""
     return sum(tuned_expert_bytes(job.layout, job.tuning, job.config.train.optimizer).values())
 
 
 def _window_bytes(job: Job, cluster: str) -> float:
-    """Return what the median contact carries up for one node of the cluster when all send."""
+    """Return what the median contact carries of experts for one node of the cluster when all send."""
     if job.plan is None:
         return 0.0
     carried = [contact.capacity_bytes("up") for contact in job.plan.contacts[cluster]]
-    return float(np.median(carried)) / len(job.population.cluster_nodes(cluster))
+    of_node = float(np.median(carried)) / len(job.population.cluster_nodes(cluster))
+    return max(0.0, of_node - shared_adapter_bytes(job))
 
 
 def _world(

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from moe.device import choose_device
 from moe.disk.tokens import load_tokenizer
 from moe.examples_apart import keeps_examples_apart
-from moe.experts import ExpertArrays, ExpertId, Tuning
+from moe.experts import ExpertArrays, ExpertId, Tuning, held_with
 from moe.objective import mean_loss, summed_losses
 from moe.submodel.routing import batches_of, routing_mass
 from moe.tuning.adapters import MergedModel, set_arrays
@@ -94,8 +94,7 @@ class Evaluator:
 
     def submodel(self, cluster: str, experts: tuple[ExpertId, ...], values: ExpertArrays) -> float:
         """Return the loss of a cluster's own sub-model on its own text; nats per token."""
-        kept = set(experts)
-        own = {key: value for key, value in values.items() if key.expert in kept}
+        own = held_with(set(experts), values)
         digest = self._digest(cluster, own)
         return float(self._remembered(digest, lambda: self._measure_submodel(cluster, experts, own)))
 
@@ -127,7 +126,7 @@ class Evaluator:
     def submodel_with(self, experts: tuple[ExpertId, ...], values: ExpertArrays) -> nn.Module:
         """Return the sub-model of these experts with their values; it may be the same model next time."""
         model = self._submodels.submodel(experts)
-        set_arrays(model, {key: value for key, value in values.items() if key.expert in set(experts)})
+        set_arrays(model, held_with(set(experts), values))
         return model
 
     def model_of(self, experts: Sequence[ExpertId], values: ExpertArrays) -> nn.Module:

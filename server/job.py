@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from moe.disk.layout import open_storage
 from moe.experts import ExpertArrays, ExpertLayout, Tuning
 from moe.export.checkpoint import fingerprint
 from moe.tuning.adapters import initial_arrays
+from moe.tuning.shared_parts import check_shared
 from scenario.data.federated_text import FederatedText
 from scenario.derive import tuning_from
 from scenario.settings.config import RunConfig
@@ -14,7 +16,14 @@ from server.model_input import check_memory, read_model
 from sim.plans.plan import ContactPlan
 from sim.population import Population
 
-__all__ = ["FLOAT32_BYTES", "Job", "adapter_bytes_per_expert", "check_memory", "prepare"]
+__all__ = [
+    "FLOAT32_BYTES",
+    "Job",
+    "adapter_bytes_per_expert",
+    "check_memory",
+    "prepare",
+    "shared_adapter_bytes",
+]
 
 FLOAT32_BYTES = 4
 
@@ -91,6 +100,12 @@ def prepare(config: RunConfig, say: Callable[[str], None], workers: int = 0) -> 
     world = read_world(config, say)
     path, layout = read_model(config, world, say, workers)
     tuning = tuning_from(config, layout.layers)
+    if tuning.shared_parts:
+        check_shared(open_storage(path), tuning)
+        say(
+            f"note: {' and '.join(tuning.shared_parts)} are tuned by every cluster and averaged over all of "
+            "them (train.parts): what clusters train is not disjoint there"
+        )
     return Job(
         config=config,
         population=world.population,
@@ -102,6 +117,12 @@ def prepare(config: RunConfig, say: Callable[[str], None], workers: int = 0) -> 
         tuning=tuning,
         initial=initial_arrays(path, tuning, layout.experts),
     )
+
+
+def shared_adapter_bytes(job: Job) -> int:
+    """Return the upload of the tuned shared parts, as `adapter_bytes_per_expert`; 0 where they are not."""
+    numbers = sum(value.size for key, value in job.initial.items() if key.is_shared)
+    return numbers * job.config.merge.update_bits // 8
 
 
 def adapter_bytes_per_expert(job: Job) -> int:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from statistics import fmean
 
-from moe.experts import ExpertArrays, ExpertId
+from moe.experts import ExpertArrays, ExpertId, held_with
 from scenario.settings.config import RunConfig
 from server.delivery.plan import whole_bytes
 from server.ems_fl_run import Outcome
@@ -184,9 +184,8 @@ def _spent(job: Job, outcome: Outcome, ledger: Ledger) -> Cost:
     if outcome.assignment is None:
         trainable = job.adapter_parameters if job.config.strategy == "fedavg" else 0
     else:
-        per_expert = {key: value.size for key, value in job.initial.items()}
         trainable = max(
-            sum(size for key, size in per_expert.items() if key.expert in set(experts))
+            sum(value.size for value in held_with(set(experts), job.initial).values())
             for experts in outcome.assignment.experts.values()
         )
     return Cost(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.experts import ExpertArrays, ExpertId
+from moe.experts import ExpertId, held_with
 from strategy.assignment import Assignment, assign_experts
 from strategy.events import assigned_event
 from strategy.settings import EmsFlSettings
@@ -188,15 +188,13 @@ def choose_provisional(
 
 
 def confirmed(arrival: Arrival, experts: Collection[ExpertId]) -> Arrival | None:
-    """Return what an update carries of these experts; None for nothing."""
-    arrays: ExpertArrays = {
-        key: value for key, value in arrival.update.arrays.items() if key.expert in experts
-    }
+    """Return what an update carries of these experts, and of what all share; None for nothing."""
+    arrays = held_with(experts, arrival.update.arrays)
     if not arrays:
         return None
     return Arrival(
         node_id=arrival.node_id,
-        versions={expert: version for expert, version in arrival.versions.items() if expert in experts},
+        versions={expert: arrival.versions[expert] for expert in sorted({key.expert for key in arrays})},
         update=replace(arrival.update, arrays=arrays),
         arrived_s=arrival.arrived_s,
     )

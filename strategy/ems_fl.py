@@ -23,7 +23,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from typing_extensions import override
 
-from moe.experts import ExpertArrays, ExpertId
+from moe.experts import ExpertArrays, ExpertId, held_with
 from strategy.assigner import Assigner
 from strategy.delivery.messages import piece_names
 from strategy.delivery.pieces import Delivery
@@ -222,7 +222,7 @@ class EmsFl(Strategy):
             self._newest, self._newest_of = {}, (values, of)
         if cluster not in self._newest:
             experts = set(state.experts_of(cluster))
-            self._newest[cluster] = {key: value for key, value in values.items() if key.expert in experts}
+            self._newest[cluster] = held_with(experts, values) if experts else {}
         return self._newest[cluster]
 
     def _push(self, grid: Grid, messages: Iterable[Message]) -> None:

@@ -83,6 +83,11 @@ class EmsFlSettings:
     seed: int = 0
 
     @property
+    def splits(self) -> bool:
+        """Whether clusters have experts of their own; the rivals give all to all."""
+        return self.assign_method != "all"
+
+    @property
     def layers(self) -> tuple[int, ...]:
         """MoE layers of the base, ascending."""
         return self.layout.layers

@@ -12,7 +12,7 @@ from benchmarks.paper.methods import Settings
 from benchmarks.paper.worlds import visits
 from client.client_state import ClientState
 from client.train import train
-from moe.experts import ExpertArrays, ExpertId
+from moe.experts import ExpertArrays, ExpertId, held_with
 from moe.tuning.adapters import get_arrays, initial_arrays, set_arrays
 from scenario.derive import text_from
 from scenario.settings.reading import read_config
@@ -58,7 +58,7 @@ class World:
         self, values: ExpertArrays, blocks: np.ndarray, visit: int, device: int, steps: int
     ) -> ExpertArrays:
         """Return values after a visit's worth of steps on blocks, as a device would take them."""
-        model = self.state.submodel(frozenset(key.expert for key in values))
+        model = self.state.submodel(frozenset(key.expert for key in values if not key.is_shared))
         set_arrays(model, values)
         train(model, blocks, self.state.train_spec(steps, float("inf")), [self.config.seed, device, visit])
         return {key: value for key, value in get_arrays(model).items() if key in values}
@@ -79,7 +79,7 @@ def _each_alone(world: World, settings: Settings, how: str) -> Measures:
     before, others_before, others = list[float](), list[float](), list[float]()
     after: list[tuple[str, float]] = []
     for name, devices in world.clusters.items():
-        start = {key: value for key, value in world.initial.items() if key.expert in set(held[name])}
+        start = held_with(set(held[name]), world.initial)
         before.append(_own_loss(world, name, held[name], start))
         others_before.append(_others_loss(world, name, held[name], start))
         for device in devices:

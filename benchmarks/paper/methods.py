@@ -85,6 +85,11 @@ MAIN = (
         ),
     ),
     Method(
+        name="attention alone (FedAvg)",
+        settings={"strategy": "fedavg", "fedavg.rounds": 1000, "train.parts": "attention"},
+        candidates=_rates("train.learning-rate", 0.003, 0.03),
+    ),
+    Method(
         name="random deal",
         settings={"assign.method": "random"},
         absent=KEPT_BY_OWNERS,
@@ -120,6 +125,7 @@ ABLATIONS = (
     Method(name="discount hinge", settings={"merge.discount": "hinge"}, absent=KEPT_BY_OWNERS),
     Method(name="both factors (lora)", settings={"train.method": "lora"}, absent=KEPT_BY_OWNERS),
     Method(name="router rows too", settings={"train.router-rows": True}, absent=KEPT_BY_OWNERS),
+    Method(name="attention too", settings={"train.parts": "experts, attention"}, absent=KEPT_BY_OWNERS),
     Method(name="absent: restrict", settings={"model.absent": "restrict"}, absent=KEPT_BY_OWNERS),
     Method(name="absent: renormalise", settings={"model.absent": "renormalise"}, absent=KEPT_BY_OWNERS),
     Method(name="absent: mask", settings={"model.absent": "mask"}, absent=KEPT_BY_OWNERS),

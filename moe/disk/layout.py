@@ -26,6 +26,7 @@ from moe.families.choice_limits import check_choices
 from moe.families.remote_code import trust_code
 from moe.families.repairs import repair
 from moe.families.router_weight import weight_name
+from moe.families.shared_linears import shared_linears
 from moe.formats.find import quantization
 
 
@@ -69,7 +70,17 @@ def layout_of(storage: Storage) -> ExpertLayout:
         biases=tuple(name for name in PROJECTIONS if f"{projections[name][0]}_bias" in names),
         router_width=_router_width(blocks),
         weight_bytes=storage.model.dtype.itemsize,
+        linears=_linears(storage),
     )
+
+
+def _linears(storage: Storage) -> dict[str, dict[int, dict[str, tuple[int, int]]]]:
+    """Return the linear layers that all experts of a layer share; see `ExpertLayout`."""
+    found: dict[str, dict[int, dict[str, tuple[int, int]]]] = {}
+    for one in shared_linears(storage.model, storage.blocks.values()):
+        rows, columns = one.module.get_parameter("weight").shape
+        found.setdefault(one.part, {}).setdefault(one.layer, {})[one.name] = (rows, columns)
+    return found
 
 
 def _router_width(blocks: list[MoEBlock]) -> int | None:

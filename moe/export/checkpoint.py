@@ -36,6 +36,7 @@ from moe.quiet import quiet_peft
 from moe.submodel.load import load_full
 from moe.tuning.merge import changed_experts, merged_experts
 from moe.tuning.router_rows import changed_rows, row_changes
+from moe.tuning.shared_parts import changed_linears, linear_changes
 
 # For the fingerprint: enough places of every tensor to notice any training, few enough in all for
 # a checkpoint of 20,000 tensors to take seconds.
@@ -61,7 +62,8 @@ def export_adapter(
     path : str or Path
         The base checkpoint.
     arrays : ExpertArrays
-        The ``lora_B`` of experts; ``lora_A`` where they have none is drawn from ``tuning.seed``.
+        The ``lora_B`` of experts and shared parts; ``lora_A`` where they have none is drawn from
+        ``tuning.seed``.
     tuning : Tuning
         Must be ``ffa`` or ``lora``.
     out_dir : str or Path
@@ -160,7 +162,10 @@ def export_merged(
     """
     storage = open_storage(path)
     check_arrays(arrays, layout_of(storage), tuning)
-    rows = list(changed_rows(storage, row_changes(storage, arrays)))
+    rows = [
+        *changed_rows(storage, row_changes(storage, arrays)),
+        *changed_linears(storage, linear_changes(storage, arrays, tuning)),
+    ]
     return _write_merged(storage, merged_experts(storage, arrays, tuning), rows, out_dir, replace)
 
 
@@ -183,7 +188,7 @@ def merge_adapter(path: str | Path, adapter: str | Path, out_dir: str | Path) ->
         )
     experts = layout_of(storage).experts
     changes = read_changes(storage, Path(adapter))
-    rows = list(changed_rows(storage, changes.rows))
+    rows = [*changed_rows(storage, changes.rows), *changed_linears(storage, changes.linears)]
     return _write_merged(storage, changed_experts(storage, experts, changes.expert), rows, out_dir)
 
 
@@ -225,11 +230,11 @@ def fingerprint(path: str | Path) -> str:
 def _write_merged(
     storage: Storage,
     experts: Iterable[tuple[ExpertId, dict[str, Tensor]]],
-    rows: Iterable[tuple[str, Part, Tensor]],
+    others: Iterable[tuple[str, Part | None, Tensor]],
     out_dir: str | Path,
     replace: bool = False,
 ) -> Path:
-    """Copy a checkpoint and put these experts, and rows of tensors, in the place of its own."""
+    """Copy a checkpoint and put these experts, and other tensors or rows of them, in the place of its own."""
     refuse_part(storage.checkpoint.held)
     base = storage.checkpoint
     # Nothing that was left in the base's folder: transformers reads one set of weights, other programs
@@ -252,7 +257,7 @@ def _write_merged(
             parts = storage.expert_names(expert.layer, expert.index)
             for name, value in storage.to_disk(expert.layer, expert.index, fused).items():
                 _patch(folder, base, name, parts[name], value)
-        for name, part, value in rows:
+        for name, part, value in others:
             _patch(folder, base, name, part, value)
     return Path(out_dir)
 

@@ -14,6 +14,10 @@ _METHODS = {
     "ffa": "LoRA on the routed experts, `A` frozen and seeded, only `B` trained (FFA-LoRA, arXiv 2403.12313)",
     "lora": "LoRA on the routed experts, both factors trained and averaged (FedIT, arXiv 2305.05644)",
 }
+_SHARED = (
+    "; {parts} too, with adapters of the same kind that all clusters trained and the server averaged: what "
+    "clusters trained is not disjoint there"
+)
 _ROWS = "; the experts' rows of the router too, as LoRA of full rank"
 _FALSE_WARNING = (
     "PEFT 0.21.2 warns here that keys of `rank_pattern` and `alpha_pattern` were ignored. They are not: it "
@@ -50,7 +54,7 @@ def adapter_card(storage: Storage, tuning: Tuning, about: Mapping[str, str]) -> 
         f"# Experts of {base}, tuned by EMS-FL",
         "",
         f"- base: {base}{commit} ({layout.family}, {len(layout.layers)} MoE layers, top-{layout.top_k})",
-        f"- tuned: {_METHODS[tuning.method]}{_ROWS if tuning.router_rows else ''}, "
+        f"- tuned: {_tuned(tuning)}, "
         f"rank {tuning.lora_rank}, alpha {tuning.lora_alpha:g}, "
         f"scale {tuning.scale:g}{' (rsLoRA, arXiv 2312.03732)' if tuning.lora_rslora else ''}",
         f"- made with: {versions}; older versions of PEFT read the factors in another order",
@@ -64,6 +68,14 @@ def adapter_card(storage: Storage, tuning: Tuning, about: Mapping[str, str]) -> 
     for title, text in about.items():
         lines += ["", f"## {title}", "", text]
     return "\n".join([*lines, ""])
+
+
+def _tuned(tuning: Tuning) -> str:
+    shared = " and ".join(tuning.shared_parts)
+    how = _METHODS[tuning.method]
+    if "experts" not in tuning.parts:
+        return how.replace("the routed experts", f"{shared} alone")
+    return how + (_SHARED.format(parts=shared) if shared else "") + (_ROWS if tuning.router_rows else "")
 
 
 def _base_format(storage: Storage) -> list[str]:

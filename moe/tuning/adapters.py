@@ -1,4 +1,6 @@
-"""Tune the kept experts, and carry what was learned: the only file that knows how values are stored.
+"""Tune the kept experts, and what they share on request, and carry what was learned.
+
+The only file that knows how values are stored.
 
 Everything leaves as ``ExpertArrays`` (float32, by layer, expert and name), whatever the family does.
 """
@@ -15,14 +17,23 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moe.disk.layout import layout_of, open_storage, read_layout
-from moe.experts import ExpertArrays, ExpertId, ExpertLayout, ParameterKey, Tuning
-from moe.factors import PROJECTIONS, ROUTER_ROW, check_arrays, frozen_factor, label, tuned_shapes
+from moe.experts import SHARED, ExpertArrays, ExpertId, ExpertLayout, ParameterKey, Tuning
+from moe.factors import (
+    PROJECTIONS,
+    ROUTER_ROW,
+    check_arrays,
+    frozen_factor,
+    label,
+    shared_shapes,
+    tuned_shapes,
+)
 from moe.objective import task_type
 from moe.quiet import quiet_peft
 from moe.submodel.expert_subset import ExpertSubset, expert_subsets
 from moe.submodel.packed_linear import PackedLinear
-from moe.tuning.merge import MergedModel
+from moe.tuning.merged_model import MergedModel
 from moe.tuning.router_rows import add_rows, row_parameters
+from moe.tuning.shared_parts import adapt_shared, adapted_linears
 
 __all__ = [
     "MergedModel",
@@ -40,7 +51,7 @@ _ADAPTER = "default"
 
 
 def attach(model: PreTrainedModel, tuning: Tuning) -> PeftModel | PreTrainedModel:
-    """Make the kept experts of a sub-model trainable, and nothing else.
+    """Make the kept experts of a sub-model trainable, and what ``tuning.parts`` names; nothing else.
 
     Parameters
     ----------
@@ -54,7 +65,7 @@ def attach(model: PreTrainedModel, tuning: Tuning) -> PeftModel | PreTrainedMode
     Returns
     -------
     PeftModel or PreTrainedModel
-        What to train: the same model if nothing is wrapped (``full``, or no kept expert at all).
+        What to train: the same model if nothing is wrapped (``full``, or nothing to tune at all).
 
     Raises
     ------
@@ -84,19 +95,20 @@ def _attach_experts(
                 for projection in PROJECTIONS:
                     _make_masters(getattr(module.expert(index), projection))
         return model
-    if not any(module.kept for module in modules):
-        return model
-    config = LoraConfig(
-        task_type=task_type(model),
-        r=tuning.lora_rank,
-        lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]
-        lora_dropout=tuning.lora_dropout,
-        use_rslora=tuning.lora_rslora,
-        target_modules=_targets(model, modules),
-    )
-    # PEFT draws an A that is overwritten below; the caller's random stream is none of its business.
-    with torch.random.fork_rng(devices=[]), quiet_peft():
-        adapted = get_peft_model(model, config)
+    adapted: PeftModel | PreTrainedModel = model
+    if any(module.kept for module in modules):
+        config = LoraConfig(
+            task_type=task_type(model),
+            r=tuning.lora_rank,
+            lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]
+            lora_dropout=tuning.lora_dropout,
+            use_rslora=tuning.lora_rslora,
+            target_modules=_targets(model, modules),
+        )
+        # PEFT draws an A that is overwritten below; the caller's random stream is none of its business.
+        with torch.random.fork_rng(devices=[]), quiet_peft():
+            adapted = get_peft_model(model, config)
+    adapt_shared(model, tuning)
     for key, layer in _lora_layers(model).items():
         assert layer.in_features is not None
         factor = frozen_factor(
@@ -161,7 +173,7 @@ def get_arrays(model: nn.Module) -> ExpertArrays:
 def initial_arrays(
     source: ExpertLayout | str | Path, tuning: Tuning, experts: Iterable[ExpertId]
 ) -> ExpertArrays:
-    """Return the values of a run's start, for those of the given experts whose layers are tuned.
+    """Return the values of a run's start: of those of the given experts that are tuned, and of shared parts.
 
     Parameters
     ----------
@@ -182,12 +194,14 @@ def initial_arrays(
     if tuning.method != "full":
         layout = source if isinstance(source, ExpertLayout) else read_layout(source)
         shapes = tuned_shapes(layout, tuning)
-        keys = (ParameterKey(expert.layer, expert.index, name) for expert in experts for name in shapes)
+        every = {ParameterKey(e.layer, e.index, name): shapes[name] for e in experts for name in shapes}
+        for layer, of_layer in shared_shapes(layout, tuning).items():
+            every |= {ParameterKey(layer, SHARED, name): shape for name, shape in of_layer.items()}
         return {
-            key: frozen_factor(tuning, key, shapes[key.name][1])
+            key: frozen_factor(tuning, key, shape[1])
             if key.name.endswith(".lora_A")
-            else np.zeros(shapes[key.name], np.float32)
-            for key in keys
+            else np.zeros(shape, np.float32)
+            for key, shape in every.items()
         }
     if isinstance(source, ExpertLayout):
         raise ValueError("tuning 'full' starts from the checkpoint's values: give its path, not its layout")
@@ -229,6 +243,11 @@ def _tuned(model: nn.Module) -> dict[ParameterKey, nn.Parameter]:
                         # "weight" and "bias" of a plain layer, "lora_B.default.weight" of PEFT's.
                         part = part.removesuffix(f".{_ADAPTER}.weight")
                         tuned[ParameterKey(module.layer, index, f"{name}.{part}")] = parameter
+    for layer, name, lora in adapted_linears(model):
+        for part in ("lora_A", "lora_B"):
+            parameter = getattr(lora, part)[_ADAPTER].weight
+            if parameter.requires_grad:
+                tuned[ParameterKey(layer, SHARED, f"{name}.{part}")] = parameter
     if num_kept and not tuned:
         raise ValueError("no expert of the sub-model is tuned; call moe.tuning.adapters.attach first")
     return tuned
@@ -242,7 +261,7 @@ def _lora_layers(model: nn.Module) -> dict[ParameterKey, LoraLayer]:
         for index in module.kept
         for name in PROJECTIONS
         if isinstance(layer := getattr(module.expert(index), name), LoraLayer)
-    }
+    } | {ParameterKey(layer, SHARED, name): lora for layer, name, lora in adapted_linears(model)}
 
 
 def _numpy(tensor: Tensor) -> NDArray[np.float32]:

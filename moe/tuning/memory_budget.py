@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 
 from moe.experts import ExpertLayout, Tuning
-from moe.factors import tuned_shapes
+from moe.factors import shared_shapes, tuned_shapes
 
 FLOAT32_BYTES = 4
 """Tuned arrays, gradients and optimiser state are float32, whatever the dtype of the model."""
@@ -82,6 +82,31 @@ def tuned_expert_bytes(layout: ExpertLayout, tuning: Tuning, optimizer: str) -> 
         layer: kept + moving * tuning.tunes(layer)
         for layer, kept in kept_expert_bytes(layout, tuning).items()
     }
+
+
+def tuned_shared_bytes(layout: ExpertLayout, tuning: Tuning, optimizer: str | None = None) -> int:
+    """Return what the adapters of the tuned shared parts add to every sub-model, whatever its experts.
+
+    Parameters
+    ----------
+    layout, tuning : ExpertLayout, Tuning
+        As `kept_expert_bytes`.
+    optimizer : {"adamw", "sgd"} or None
+        With gradients and its state; None: while it is not trained.
+
+    Raises
+    ------
+    ValueError
+        As `moe.factors.shared_shapes`.
+    """
+    moving = 0 if optimizer is None else 1 + STATE_ARRAYS[optimizer]
+    total = 0
+    for layer, shapes in shared_shapes(layout, tuning).items():
+        total += sum(math.prod(shape) for shape in shapes.values()) * (1 + moving)
+        if tuning.method == "ffa":
+            linears = [layout.linears[part].get(layer, {}) for part in tuning.shared_parts]
+            total += tuning.lora_rank * sum(width for of in linears for _, width in of.values())
+    return FLOAT32_BYTES * total
 
 
 def _num_tuned(layout: ExpertLayout, tuning: Tuning) -> int:

@@ -17,12 +17,12 @@ def change_norms(
     """Return the Frobenius norm of the change of every expert's weights and biases since ``initial``.
 
     For adapters it is that of ``scale * B @ A``, which begins at zero. Rows of the router are no weights
-    of the expert and are left out.
+    of the expert and are left out, as are shared parts.
     """
     if tuning.method == "full":
         return _full_norms(initial, values)
     norms = {}
-    for expert in sorted({key.expert for key in values}):
+    for expert in sorted({key.expert for key in values if not key.is_shared}):
         changes = [lora_change(values, tuning, expert, name, layout.shapes[name][1]) for name in PROJECTIONS]
         norms[expert] = math.sqrt(sum(float((change**2).sum()) for change in changes if change is not None))
     return norms

@@ -29,6 +29,20 @@ def cross_faults(config: RunConfig) -> Iterator[Fault]:
             'train.lora-rslora needs a LoRA train.method, got true and "full", which has no adapter; '
             'turn it off, or choose the method "ffa"',
         )
+    parts = tuple(name.strip() for name in train.parts.split(","))
+    if train.method == "full" and set(parts) != {"experts"}:
+        yield Fault(
+            ("train.parts", "train.method"),
+            f'train.parts = "{train.parts}" needs a LoRA train.method, got "full", which trains whole '
+            'weights and is for experts alone; choose the method "ffa" or "lora", or the parts "experts"',
+        )
+    if "experts" not in parts and (config.strategy == "ems-fl" or train.router_rows):
+        yield Fault(
+            ("train.parts", "strategy", "train.router-rows"),
+            f'train.parts must name experts with the strategy "ems-fl", which deals them out, and with '
+            f'train.router-rows, got "{train.parts}", "{config.strategy}" and '
+            f"{str(train.router_rows).lower()}; add them, or choose another strategy",
+        )
     if config.model.hold == "file" and train.method == "full":
         yield Fault(
             ("model.hold", "train.method"),

@@ -154,8 +154,15 @@ class TrainSettings(Section):
     layers: str = Field(
         default="all",
         pattern=r"^(all|last [1-9][0-9]*|[0-9]+( *, *[0-9]+)*)$",
-        description="Layers whose experts are tuned: all, the last n that have experts (last 4), or a list "
+        description="Layers that are tuned: all, the last n that have experts (last 4), or a list "
         "of decoder layers (20, 22, 23). Gradients stop at the lowest of them.",
+    )
+    parts: str = Field(
+        default="experts",
+        pattern=r"^(experts|attention|shared-experts)( *, *(experts|attention|shared-experts))*$",
+        description="What is tuned of these layers: experts, and beside them attention and shared-experts, "
+        'such as "experts, attention". These are in every sub-model: their LoRA adapters are trained by all '
+        "clusters and averaged over all, so that what clusters train is no longer disjoint.",
     )
     # Off: it pays where many frozen layers lie below, and the demo has none (docs/LOG.md).
     kept_outputs_mb: float = Field(

@@ -119,7 +119,8 @@ def _updates(events: Iterable[Row]) -> Iterator[Row]:
             for name, staleness in update["staleness"].items():
                 layer, _, expert = name.partition(".")
                 numbers = {"staleness": staleness, "discount": update["discount"][name]}
-                where = {"layer": int(layer), "expert": int(expert)}
+                # -1: what all experts of a layer share.
+                where = {"layer": int(layer), "expert": -1 if expert == "shared" else int(expert)}
                 fields = _pick(update, "node num_examples local_steps train_loss")
                 yield _pick(event, "time_s merges cluster") | fields | where | numbers
 

@@ -1,5 +1,7 @@
 """Expert arrays <-> ArrayRecord, named ``layer.expert.name``: the only file that knows how they lie there.
 
+What all experts of a layer share is named ``layer.shared.name``.
+
 Where an update travels in few bits, an array is float16, or int8 with the bytes of its scales behind its rows
 or columns. Both ends know it by the type: a receiver needs no setting.
 """
@@ -10,7 +12,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
-from moe.experts import ExpertArrays, ParameterKey
+from moe.experts import ExpertArrays, ExpertId, ParameterKey
 
 Bits = Literal[32, 16, 8]
 """Of a number of an update on its way up."""
@@ -136,7 +138,7 @@ def decoded(name: str, array: Array) -> Array32:
 
 def wire_name(key: ParameterKey) -> str:
     """Return what an array is called on the wire."""
-    return f"{key.layer}.{key.index}.{key.name}"
+    return f"{key.expert.name}.{key.name}"
 
 
 def read_name(name: str) -> ParameterKey:
@@ -147,8 +149,10 @@ def read_name(name: str) -> ParameterKey:
     ValueError
         If it is not ``layer.expert.name``.
     """
-    layer, _, rest = name.partition(".")
-    index, _, parameter = rest.partition(".")
-    if not (layer.isdecimal() and index.isdecimal() and parameter):
-        raise ValueError(f"the array name {name!r} is not layer.expert.name")
-    return ParameterKey(int(layer), int(index), parameter)
+    layer, index, *parameter = name.split(".", 2) if name.count(".") > 1 else ("", "")
+    try:
+        expert = ExpertId.named(f"{layer}.{index}")
+        (named,) = filter(None, parameter)
+    except ValueError:
+        raise ValueError(f"the array name {name!r} is not layer.expert.name") from None
+    return ParameterKey(expert.layer, expert.index, named)

@@ -27,6 +27,8 @@ OPTIONS: list[Settings] = [
     {"train.max-steps": 6, "model.dtype": "bfloat16", "model.device": "cpu"},
     {"train.layers": "last 1", "train.kept-outputs-mb": 1.0, "train.max-steps": 6},
     {"train.router-rows": True, "model.absent": "renormalise", "evaluate.streamed": True},
+    {"train.parts": "experts, attention", "merge.update-bits": 16, "merge.robust": "clip"},
+    {"train.parts": "attention,experts", "train.method": "lora", "evaluate.streamed": True},
     {
         "train.max-steps": 6,
         "train.micro-batches": 3,
@@ -56,6 +58,42 @@ def test_a_run_with_these_options_learns_and_takes_home_what_the_server_has(
             AutoModelForCausalLM.from_pretrained(base), str(folder / "adapter")
         )
         torch.testing.assert_close(adapted(input_ids=tokens).logits, expected.logits, atol=1e-4, rtol=0)
+
+
+def test_what_all_clusters_train_is_told_and_gone_on_with(
+    tiny_run: Settings, clients: Clients, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {**tiny_run, "train.parts": "experts, attention", "merge.max-merges": 5}
+    folder = run(clients(settings), read_config(settings))
+    told = "note: attention are tuned by every cluster and averaged over all of them (train.parts)"
+    assert told in capsys.readouterr().out
+    merged = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    versions = [event["versions"]["0.shared"] for event in merged if event["event"] == "merged"]
+    assert versions == [1, 2, 3, 4, 5]
+    card = (folder / "adapter" / "README.md").read_text()
+    assert "attention too" in card and "not disjoint" in card
+    # Stopped after two merges and gone on with: the same values as in one go.
+    short = {**settings, "run.name": "short", "merge.max-merges": 2}
+    stopped = run(clients(short), read_config(short))
+    rest = {**settings, "run.resume": str(stopped)}
+    assert (
+        load_state(run(clients(rest), read_config(rest)))[0].values.keys()
+        == load_state(folder)[0].values.keys()
+    )
+    for key, value in load_state(folder)[0].values.items():
+        assert np.array_equal(load_state(stopped)[0].values[key], value), key
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedbuff", "fedasync"])
+def test_rivals_may_tune_shared_parts_alone(tiny_run: Settings, clients: Clients, strategy: str) -> None:
+    settings = {**tiny_run, "strategy": strategy, "train.parts": "attention", "merge.max-merges": 4}
+    settings |= {"fedavg.rounds": 1, "sky.hours": 20.0} if strategy == "fedavg" else {}
+    folder = run(clients(settings), read_config(settings))
+    summary = json.loads((folder / "summary.json").read_text())
+    # q, k, v and o of two layers, 16 wide: B is 16 x 2.
+    assert summary["full_adapter"]["trainable_parameters"] == 2 * 4 * 16 * 2
+    assert summary["spent"]["trainable_parameters"] == summary["full_adapter"]["trainable_parameters"]
+    assert all(c["merged_loss_after"] != c["merged_loss_before"] for c in summary["clusters"])
 
 
 def test_only_the_layers_that_are_named_change_whatever_is_kept_of_those_below(

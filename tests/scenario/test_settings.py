@@ -224,6 +224,18 @@ def test_a_start_that_is_not_an_instant_in_utc_is_refused(start: str) -> None:
             {"train.min-steps": 9, "train.max-steps": 8},
             "train.min-steps must be at most train.max-steps, got 9 and 8; raise max-steps",
         ),
+        (
+            {"train.parts": "experts, attention", "train.method": "full"},
+            'train.parts = "experts, attention" needs a LoRA train.method, got "full"',
+        ),
+        (
+            {"train.parts": "attention"},
+            'train.parts must name experts with the strategy "ems-fl", which deals them out',
+        ),
+        (
+            {"train.parts": "attention", "strategy": "fedavg", "train.router-rows": True},
+            'got "attention", "fedavg" and true; add them',
+        ),
         ({"population.devices": 7}, "population.devices must be at least population.clusters, got 7"),
         ({"sky.hours": 6.0}, "profile.wait-hours must be at most sky.hours, got 12.0 and 6.0"),
         (

@@ -113,10 +113,11 @@ def play(
     horizon_s: float = 2000.0,
     delay: Callable[[int], int] = lambda _: 0,
     kind: type[EmsFl] = EmsFl,
+    initial: ExpertArrays | None = None,
 ) -> tuple[EmsFl, list[dict[str, Any]]]:
     """Run the strategy over the fake grid; returns it with its events."""
     events: list[dict[str, Any]] = []
     grid = FakeGrid(client, num_nodes=num_nodes, delay=delay)
     strategy = kind(strategy_settings, clock=Ticks(), on_event=events.append)
-    strategy.start(grid, encode_arrays(zeros()), max_merges, horizon_s)
+    strategy.start(grid, encode_arrays(initial or zeros()), max_merges, horizon_s)
     return strategy, events

@@ -198,14 +198,13 @@ def test_settings_that_change_nothing_are_no_hindrance(tiny: Tiny, adapter: Path
 @pytest.mark.parametrize(
     "config, told",
     [
-        (lora(target_modules=["q_proj"]), "it changes model.layers.0.self_attn.q_proj.weight"),
         (lora(target_modules=["embed_tokens"]), "it changes model.embed_tokens.weight"),
         (lora(modules_to_save=["lm_head"]), "modules_to_save"),
         (lora(bias="all"), "bias = 'all'"),
         (LoHaConfig(target_modules=["q_proj"]), "peft_type is 'LOHA'"),
         (IA3Config(target_modules=["q_proj"], feedforward_modules=[]), "peft_type is 'IA3'"),
     ],
-    ids=["attention", "embedding", "whole modules", "biases", "LoHa", "IA3"],
+    ids=["embedding", "whole modules", "biases", "LoHa", "IA3"],
 )
 def test_what_is_no_lora_of_experts_is_refused_by_name(
     tiny: Tiny, tmp_path: Path, config: PeftConfig, told: str
@@ -213,6 +212,15 @@ def test_what_is_no_lora_of_experts_is_refused_by_name(
     adapter = save_random(tiny("mixtral"), config, tmp_path / "a")
     with pytest.raises(ValueError, match=told):
         merge_adapter(tiny("mixtral"), adapter, tmp_path / "out")
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_attention_beside_experts_or_alone_is_merged_as_peft_does(
+    tiny: Tiny, tmp_path: Path, alone: bool
+) -> None:
+    config = lora(target_modules=["q_proj", "o_proj"], **({"target_parameters": None} if alone else {}))
+    adapter = save_random(tiny("mixtral"), config, tmp_path / "a")
+    is_merged_as_peft_does(tiny("mixtral"), adapter, tmp_path / "out")
 
 
 def test_a_layer_of_one_expert_which_peft_takes_the_other_way_round_is_refused(

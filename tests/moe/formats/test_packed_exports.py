@@ -17,7 +17,7 @@ from moe.export.checkpoint import export_adapter, export_merged, load_adapter, m
 from moe.inspect.command import describe
 from moe.submodel.load import load_full, load_submodel
 from moe.tuning.adapters import attach, get_arrays
-from moe.tuning.merge import MergedModel
+from moe.tuning.merged_model import MergedModel
 from tests.moe.formats.conftest import Quantised, quiet
 
 TUNING = Tuning(method="lora")

@@ -17,7 +17,7 @@ from moe.submodel.load import all_experts, load_full, load_streamed, load_submod
 from moe.submodel.packed_linear import PackedLinear
 from moe.submodel.routing import routing_mass
 from moe.tuning.adapters import attach, get_arrays
-from moe.tuning.merge import MergedModel
+from moe.tuning.merged_model import MergedModel
 from scenario.model_cache import held_bytes
 from tests.moe.formats.conftest import Quantised
 
