@@ -137,11 +137,12 @@ def table(results: Sequence[FamilyResult], failures: dict[str, str]) -> str:
         "Made by `python -m benchmarks.families --table docs/families.md`, on tiny random checkpoints,",
         "CPU, float32. Errors are the largest difference of logits; 0 is the same bits. Where the router's",
         "rows can be tuned (`train.router-rows`), they are, and so are attention and shared experts beside",
-        "the routed ones (`train.parts`), in every number behind the column parts. What is missing there has",
-        "no linear layers in the tiny checkpoint, or is stored otherwise than the model has it. Rounding: what",
-        "half a unit in the last place of every weight does to the same logits.",
+        "the routed ones (`train.parts`), in every number behind the column parts. What is missing there",
+        "has no linear layers in the tiny checkpoint, or is stored otherwise than the model has it.",
+        "Rounding: what half a unit in the last place of every weight does to the same logits.",
         "",
-        "| `model_type` | router | keep all | slice, merge | rows | parts | sub-model | adapter | files | rounding |",
+        "| `model_type` | router | keep all | slice, merge | rows | parts | device | adapter | files "
+        "| rounding |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in results:

@@ -103,6 +103,14 @@ def contacts(arguments: Rest = None) -> None:
     _end(main, arguments, "contacts")
 
 
+@app.command(context_settings=PASS_ON)
+def relay(arguments: Rest = None) -> None:
+    """Put a contact plan between real nodes and their SuperLink."""
+    from sim.relay.command import main
+
+    _end(main, arguments, "relay")
+
+
 @app.command()
 def stop() -> None:
     """End what a plain `flwr run` left behind."""

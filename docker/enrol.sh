@@ -7,7 +7,7 @@ sites="1 2 3 4"
 make_keys() {
     # Word splitting is wanted: one option for each site.
     # shellcheck disable=SC2046
-    python -m cli keys /authority --host superlink $(printf -- '--node site-%s ' $sites)
+    python -m cli keys /authority --host superlink --host relay $(printf -- '--node site-%s ' $sites)
     install -m 644 /authority/ca.crt /authority/server.crt /tls/
     install -m 600 /authority/server.key /tls/
     for site in $sites; do

@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sim.plan_files": ("sim", "sim.plans"),
     "sim.grid": ("sim", "sim.plans"),
     "sim.contacts": ("sim", "sim.orbits", "sim.windows", "sim.plans", "sim.plan_files"),
+    "sim.relay": ("sim", "sim.plans", "sim.plan_files", "sim.grid"),
     # the idea: of the model only the torch-free names
     "strategy.wire": ("moe.experts",),
     "strategy.defence": ("moe.experts",),
@@ -108,6 +109,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
             "moe.inspect",
             "moe.export",
             "sim.contacts",
+            "sim.relay",
         ),
         *("scenario", "scenario.settings", "scenario.data", "moe", "moe.delivery", "moe.disk"),
         *("moe.standin", "demo", "demo.real"),

@@ -8,6 +8,7 @@ SIZE: Settings = {
     "population.devices": 32,
     "population.clusters": 8,
     "sky.hours": 24.0,
+    "train.max-steps": 32,
     "evaluate.every-merges": 4,
     "data.heldout-examples": 32,
     "report.page": False,

@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -58,19 +58,9 @@ class Loopback:
 
     def start(self) -> None:
         """Start one SuperLink and one SuperNode for each set of devices, and wait until they answer."""
-        port = self.address.rpartition(":")[2]
-        nodes = [f"--node=node-{number}" for number in range(len(HOSTED))]
-        assert keys([str(self.keys), "--host", "127.0.0.1", *nodes]) == 0
-        self._spawn(
-            "superlink", "flower-superlink", "--host", "127.0.0.1", "--port", port,
-            "--ssl-ca-certfile", str(self.ca), "--ssl-certfile", str(self.keys / "server.crt"),
-            "--ssl-keyfile", str(self.keys / "server.key"), "--enable-supernode-auth",
-            "--database", str(self.folder / "superlink.db"),
-        )  # fmt: skip
-        self._wait_for_health(port)
-        assert keys([str(self.keys), "--register", self.address]) == 0
+        self.start_superlink([f"node-{number}" for number in range(len(HOSTED))])
         assert keys([str(self.keys), "--node", STRANGER]) == 0
-        self.stranger = self._start_node(STRANGER, HOSTED[0])
+        self.stranger = self.start_node(STRANGER, HOSTED[0])
         own = self.folder / "own.csv"
         own.write_text(
             "\n".join(["body", *(f"what this site alone has written down on page {n}" for n in range(400))])
@@ -78,17 +68,36 @@ class Loopback:
         for number, devices in enumerate(HOSTED):
             brings = f' data="{own}" text-column="body"' if number == 0 else ""
             model = self.folder / "parts" / f"node-{number}"
-            self._start_node(f"node-{number}", devices, f'{brings} model="{model}"')
+            self.start_node(f"node-{number}", devices, f'{brings} model="{model}"')
 
-    def _start_node(self, name: str, devices: str, brings: str = "") -> "subprocess.Popen[bytes]":
-        return self._spawn(
-            name, "flower-supernode", "--superlink", self.address, "--root-certificates", str(self.ca),
+    def start_superlink(self, nodes: Sequence[str]) -> None:
+        """Start a SuperLink that nodes of these names may come to, and wait until it answers."""
+        port = self.address.rpartition(":")[2]
+        named = [f"--node={name}" for name in nodes]
+        assert keys([str(self.keys), "--host", "127.0.0.1", *named]) == 0
+        self.spawn(
+            "superlink", "flower-superlink", "--host", "127.0.0.1", "--port", port,
+            "--ssl-ca-certfile", str(self.ca), "--ssl-certfile", str(self.keys / "server.crt"),
+            "--ssl-keyfile", str(self.keys / "server.key"), "--enable-supernode-auth",
+            "--database", str(self.folder / "superlink.db"),
+        )  # fmt: skip
+        self._wait_for_health(port)
+        assert keys([str(self.keys), "--register", self.address]) == 0
+
+    def start_node(
+        self, name: str, devices: str, brings: str = "", superlink: str = ""
+    ) -> "subprocess.Popen[bytes]":
+        """Start the SuperNode of a key, on the SuperLink's own address or another that leads there."""
+        return self.spawn(
+            name, "flower-supernode", "--superlink", superlink or self.address,
+            "--root-certificates", str(self.ca),
             "--auth-supernode-private-key", str(self.keys / "nodes" / name),
             "--host", "127.0.0.1", "--port", str(free_port()),
             "--node-config", f'devices="{devices}"{brings}',
         )  # fmt: skip
 
-    def _spawn(self, name: str, *command: str) -> "subprocess.Popen[bytes]":
+    def spawn(self, name: str, *command: str, cwd: Path | None = None) -> "subprocess.Popen[bytes]":
+        """Start a process with the test's tag and a log of its name."""
         with (self.folder / f"{name}.log").open("w") as log:
             return subprocess.Popen(
                 command,
@@ -96,7 +105,7 @@ class Loopback:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=self.folder,
+                cwd=cwd or self.folder,
             )
 
     def _wait_for_health(self, port: str) -> None:

@@ -214,7 +214,7 @@ def test_runs_side_by_side_show_what_differs(
     page = (tmp_path / "runs.html").read_text()
     words = words_of(page)
     assert "2 runs side by side" in words
-    assert "seed 1 7" in words and "train.max-steps 32 3" in words and "population.devices" not in words
+    assert "seed 1 7" in words and "train.max-steps 20 3" in words and "population.devices" not in words
     assert "own sub-models' loss after 3.250 3.250 0.000" in words
     charts = charts_of(page)
     assert {"curve-own", "curve-merged", "staleness", "fill", "capture", "moved"} <= set(charts)

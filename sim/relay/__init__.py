@@ -1,0 +1,1 @@
+"""The command ``ems-fl relay``: real nodes on real links that go dark as a contact plan says."""
