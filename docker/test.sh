@@ -15,6 +15,7 @@ BASE_IMAGE=${BASE_IMAGE:-python:3.11-slim-bookworm}
 PULL_PATIENCE_S=60
 work=${EMS_FL_DOCKER_WORK:-$(mktemp -d "${TMPDIR:-/var/tmp}/ems-fl-docker.XXXXXX")}
 project=ems-fl-test-$$
+mkdir -p "$work"
 engine=
 started=
 downloaded=

@@ -191,10 +191,10 @@ class TrainSettings(Section):
     min_steps: int = Field(
         default=1, ge=1, description="Fewest local steps per visit, even if they outlast the gap."
     )
-    # As many as the demo's run can take and be no slower than its first version (docs/LOG.md); 32 end 0.01
-    # lower, 12 0.04 higher. A gap has room for hundreds.
+    # As many as the demo's run can take and be no slower than its first version, with 12 steps of 8 blocks,
+    # which end 0.03 higher; 32 end 0.025 lower (docs/LOG.md). A gap has room for hundreds.
     max_steps: int = Field(
-        default=24, ge=1, description="Most local steps per visit, even if more would fit the gap."
+        default=20, ge=1, description="Most local steps per visit, even if more would fit the gap."
     )
     steps_wall_budget_s: float = Field(
         default=60.0,

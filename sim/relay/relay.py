@@ -1,8 +1,9 @@
 """A TCP relay between nodes and a SuperLink that carries bytes only inside contacts, at the plan's rates.
 
 Each node has a port of its own. What comes there waits until the plan says that it is across, and is then
-written on the other side; outside contacts nothing moves, and whoever is connected sees a link that is
-silent, as a radio's is, not one that was closed. The bytes are not looked at: TLS goes through.
+written on the other side. Outside contacts nothing moves: who is connected sees a link that is silent, as a
+radio's is, not one that was closed, and who connects anew is refused. (By radio it would wait for an answer;
+here this machine would answer, and TLS would begin and fail.) The bytes are not looked at: TLS goes through.
 
 The nodes of a cluster share its link: whose bytes are there first cross first.
 """
@@ -106,15 +107,19 @@ class Relay:
         OSError
             If a port cannot be listened on.
         """
+        for port in self._nodes:
+            (await asyncio.start_server(self._accept(port), self._host, port)).close()  # it can be had
         self._began_s = time.monotonic()
-        servers = [await asyncio.start_server(self._accept(port), self._host, port) for port in self._nodes]
+        watches = [
+            asyncio.ensure_future(self._watch(cluster)) for cluster in sorted(set(self._nodes.values()))
+        ]
         try:
             on_ready()
-            watches = [self._watch(cluster) for cluster in sorted(set(self._nodes.values()))]
             await asyncio.gather(self._until(self._plan.horizon_s), *watches)
         finally:
-            for server in servers:
-                server.close()
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
             for connection in self._connections:
                 connection.cancel()
             await asyncio.gather(*self._connections, return_exceptions=True)
@@ -183,20 +188,30 @@ class Relay:
         return next(contact for contact in contacts if contact.rise_s <= time_s <= contact.set_s)
 
     async def _watch(self, cluster: str) -> None:
-        """Tell of each contact of a cluster as it begins, and of what it carried when it is over."""
+        """Let a cluster's nodes connect in each contact; tell of it as it begins, and what it carried."""
+        ports = [port for port, of in self._nodes.items() if of == cluster]
         for contact in self._plan.contacts[cluster]:
             await self._until(contact.rise_s)
-            self._on_contact(cluster, contact)
-            await self._until(contact.set_s)
-            for port, of in self._nodes.items():
-                if of == cluster:
-                    down, up = (self._counts[port, contact.rise_s, way] for way in DIRECTIONS)
-                    self._on_carried(
-                        Carried(
-                            cluster=cluster, port=port, rise_s=contact.rise_s, set_s=contact.set_s,
-                            down_bytes=down, up_bytes=up,
-                        )
-                    )  # fmt: skip
+            servers = [await asyncio.start_server(self._accept(port), self._host, port) for port in ports]
+            try:
+                self._on_contact(cluster, contact)
+                await self._until(contact.set_s)
+            finally:
+                for server in servers:
+                    server.close()
+            for port in ports:
+                self._on_carried(self._carried(cluster, port, contact))
+
+    def _carried(self, cluster: str, port: int, contact: Contact) -> Carried:
+        down, up = (self._counts[port, contact.rise_s, way] for way in DIRECTIONS)
+        return Carried(
+            cluster=cluster,
+            port=port,
+            rise_s=contact.rise_s,
+            set_s=contact.set_s,
+            down_bytes=down,
+            up_bytes=up,
+        )
 
     async def _until(self, time_s: float) -> None:
         """Wait for a time of the plan; for good where it never comes."""

@@ -40,6 +40,18 @@ PLAN = ContactPlan(
 Arrivals = list[tuple[float, int]]
 
 
+async def connect(
+    port: int, running: "asyncio.Future[None]"
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect as soon as that is possible."""
+    while not running.done():
+        try:
+            return await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionRefusedError:
+            await asyncio.sleep(0.005)
+    raise ConnectionRefusedError
+
+
 async def through(
     plan: ContactPlan, cluster: str, *, speed: float = 1.0
 ) -> tuple[bytes, Arrivals, list[Carried]]:
@@ -59,7 +71,7 @@ async def through(
     ready = asyncio.Event()
     running = asyncio.ensure_future(relay.run(ready.set))
     await ready.wait()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = await connect(port, running)
     writer.write(PAYLOAD)
     writer.write_eof()
     back = await reader.read(-1)
@@ -91,9 +103,29 @@ def test_every_byte_comes_over_both_ways_and_none_before_the_plan_carries_it(spe
     assert (second.rise_s, second.set_s, second.cluster) == (1.0, 1.8, "Leh")
 
 
-def test_who_is_never_in_contact_hears_nothing_until_the_plan_is_over() -> None:
-    back, arrivals, carried = play(through(PLAN, "Dark", speed=10.0))
-    assert back == b"" and arrivals == [] and carried == []
+def test_who_is_never_in_contact_finds_nobody() -> None:
+    with pytest.raises(ConnectionRefusedError):
+        play(through(PLAN, "Dark", speed=10.0))
+
+
+def test_in_the_dark_who_is_connected_is_not_closed_and_who_connects_is_refused() -> None:
+    async def attempt() -> None:
+        port, ready = free_port(), asyncio.Event()
+        server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
+        relay = Relay(PLAN, {port: "Leh"}, ("127.0.0.1", server.sockets[0].getsockname()[1]))
+        running = asyncio.ensure_future(relay.run(ready.set))
+        await ready.wait()
+        reader, writer = await connect(port, running)
+        while relay.now_s < 0.7:  # between the set at 0.5 and the rise at 1.0
+            await asyncio.sleep(0.01)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+        assert relay.now_s < 1.0 and not reader.at_eof()
+        writer.close()
+        await running
+        server.close()
+
+    asyncio.run(asyncio.wait_for(attempt(), 30.0))
 
 
 def test_a_superlink_that_is_not_there_closes_the_nodes_connection() -> None:
@@ -102,7 +134,7 @@ def test_a_superlink_that_is_not_there_closes_the_nodes_connection() -> None:
         relay = Relay(PLAN, {port: "Leh"}, ("127.0.0.1", free_port()), speed=4.0)
         running = asyncio.ensure_future(relay.run(ready.set))
         await ready.wait()
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await connect(port, running)
         back = await reader.read(-1)
         writer.close()
         await running
