@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from client.client_state import ClientState, client_state, part_folder
 from client.instructions import Instructions, read_instructions
+from client.kept_update import keep_update, kept_update
 from client.train import TrainResult, train
 from moe.delivery.part import put_piece
 from moe.experts import ExpertArrays, ExpertId, ParameterKey
@@ -24,6 +25,7 @@ from strategy.messages import (
     ExpertUpdate,
     Profile,
     TrainTask,
+    kept_reply,
     loss_reply,
     profile_reply,
     read_task,
@@ -71,6 +73,8 @@ def tune(message: Message, context: Context) -> Message:
     state = client_state(context)
     instructions = read_instructions(message, context, state.config, state.population)
     task = read_task(message)
+    if (kept := kept_update(context, task.lost)) is not None:
+        return instructions.sign(kept_reply(kept.update, kept.dispatch, message))
     if lacking := state.lacking(_kept(task, state)):
         return instructions.sign(lacks_reply(lacking, message))
     outcomes = [_tune_on(device, task, instructions, state) for device in instructions.devices]
@@ -89,7 +93,10 @@ def tune(message: Message, context: Context) -> Message:
         capture_of=task.watch,
     )
     merge, rng = state.config.merge, np.random.default_rng(_rounding_seed(task, instructions, state))
-    return instructions.sign(update_reply(update, message, merge.update_bits, rng))
+    reply = update_reply(update, message, merge.update_bits, rng)
+    if not state.config.sky.simulated:
+        keep_update(context, task.dispatch, reply.content)
+    return instructions.sign(reply)
 
 
 @app.evaluate()

@@ -10,6 +10,8 @@ from sim.population import Population
 HOSTS = ("cluster", "devices")
 PART = "model"
 """Key that says where a node keeps its own part of the checkpoint."""
+KEEP = "keep"
+"""Key that says where a node keeps its last update, for the case that the link loses it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +58,10 @@ def own_data(node_config: Mapping[str, Scalar]) -> OwnData | None:
                 f"--node-config names {', '.join(alone)} without data, whose they would be; name it too"
             )
         return None
-    if unknown := sorted(node_config.keys() - known - {*HOSTS, PART}):
+    if unknown := sorted(node_config.keys() - known - {*HOSTS, PART, KEEP}):
         raise ValueError(
             f"--node-config names {', '.join(unknown)}; a node that brings data knows "
-            f"{', '.join(sorted(known | {*HOSTS, PART}))}"
+            f"{', '.join(sorted(known | {*HOSTS, PART, KEEP}))}"
         )
     memory_mb = node_config.get("memory-mb", 0.0)
     if isinstance(memory_mb, bool | str) or not 0.0 <= memory_mb < float("inf"):

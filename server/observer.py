@@ -125,6 +125,8 @@ class Observer:
             )
         if kind == "refused":
             return f"node {event['node']} refused ({event['failures']} in a row): {event['reason'][:400]}"
+        if kind == "lost":
+            return f"node {event['node']}: its update was lost on its way; it is to send it again"
         if kind == "outlier":
             return (
                 f"{event['cluster']}: the update of node {event['node']} has norm {event['norm']:.3g}, the "

@@ -163,7 +163,13 @@ class EmsFl(Strategy):
                 watch = state.assignments if self.settings.watch else 0
                 messages.append(
                     train_instruction(
-                        node_id, values, dispatch, frozen, reply_with=self.reply_with, watch=watch
+                        node_id,
+                        values,
+                        dispatch,
+                        frozen,
+                        reply_with=self.reply_with,
+                        watch=watch,
+                        lost=state.lost.get(node_id, ()),
                     )
                 )
         return messages

@@ -74,6 +74,8 @@ class TrainTask:
         Strength of FedProx's pull back to ``values``; 0: none.
     watch : int
         Number of the assignment whose capture is to be told; 0: none is.
+    lost : tuple[int, ...]
+        ``dispatch`` of earlier tasks whose updates did not arrive: who still has one sends it instead.
     """
 
     values: ExpertArrays
@@ -82,6 +84,7 @@ class TrainTask:
     frozen: frozenset[ExpertId] | None = None
     proximal_mu: float = 0.0
     watch: int = 0
+    lost: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +182,7 @@ def train_instruction(
     *,
     reply_with: str = "delta",
     watch: int = 0,
+    lost: Iterable[int] = (),
 ) -> Message:
     """Return the order to train the experts in ``values`` beside frozen ones of other layers."""
     config = ConfigRecord({"dispatch": dispatch, "reply-with": reply_with})
@@ -187,6 +191,8 @@ def train_instruction(
         config["frozen"] = named
     if watch:
         config["watch"] = watch
+    if numbers := sorted(lost):
+        config["lost"] = numbers
     content = RecordDict({ARRAYS: encode_arrays(values), CONFIG: config})
     return Message(content, node_id, MessageType.TRAIN)
 
@@ -209,6 +215,7 @@ def read_task(instruction: Message) -> TrainTask:
         # The key that Flower's FedProx uses.
         proximal_mu=float(cast(float, config.get("proximal-mu", 0.0))),
         watch=int(cast(int, config.get("watch", 0))),
+        lost=tuple(cast(list[int], config.get("lost", []))),
     )
 
 
@@ -229,6 +236,18 @@ def update_reply(
     if update.capture is not None:
         metrics["capture"], metrics["capture-of"] = update.capture, update.capture_of
     return Message(RecordDict({ARRAYS: arrays, METRICS: metrics}), reply_to=instruction)
+
+
+def kept_reply(kept: RecordDict, dispatch: int, instruction: Message) -> Message:
+    """Return an update again that did not arrive, as the answer to a later training message."""
+    metrics = MetricRecord({**dict(kept.metric_records[METRICS]), "dispatch": dispatch})
+    return Message(RecordDict({ARRAYS: kept.array_records[ARRAYS], METRICS: metrics}), reply_to=instruction)
+
+
+def said_dispatch(reply: Message) -> int:
+    """Return which earlier task an update answers, if it says so, else -1; it is anybody's word."""
+    told = reply.content.metric_records[METRICS].get("dispatch") if METRICS in reply.content else None
+    return told if isinstance(told, int) else -1
 
 
 def loss_reply(loss: float, num_examples: int, instruction: Message) -> Message:

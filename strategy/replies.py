@@ -4,18 +4,23 @@ from collections.abc import Collection
 from typing import Any
 
 from flwr.app import Error, Message
+from flwr.common.constant import ErrorCode
 
 from moe.experts import ExpertId
 from strategy.assigner import confirmed
 from strategy.delivery.messages import read_delivered, read_lacking
 from strategy.delivery.pieces import without_experts
 from strategy.flights import InFlight
-from strategy.messages import TURNED_AWAY, read_profile, read_update
+from strategy.messages import TURNED_AWAY, read_profile, read_update, said_dispatch
 from strategy.settings import EmsFlSettings
 from strategy.state import Arrival, EmsFlState
 
 MAX_REASON_LENGTH = 600
 """Characters of a fault that are logged; a client's traceback may be pages long."""
+
+
+_LOST_ON_THE_WAY = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
+"""Flower's words for an upload that was cut too long, or came too late: not the node's fault."""
 
 
 def receive_reply(
@@ -37,12 +42,14 @@ def receive_reply(
     Returns
     -------
     dict or None
-        The event to log: ``profiled`` or ``refused``; None for an update, which is logged when
+        The event to log: ``profiled``, ``lost`` or ``refused``; None for an update, which is logged when
         merged, and for pieces, whose messages are.
     """
     node_id = reply.metadata.src_node_id
     sent = state.in_flight.take(reply.metadata.reply_to_message_id)
     try:
+        if reply.has_error() and reply.error.code in _LOST_ON_THE_WAY and sent.versions:
+            return _note_lost(reply.error, node_id, sent, state)
         if reply.has_error():
             raise ValueError(error_text(reply.error))
         event = None
@@ -97,11 +104,19 @@ def _forget(lost: Collection[ExpertId], node_id: int, state: EmsFlState) -> None
     )
 
 
+def _note_lost(error: Error, node_id: int, sent: InFlight, state: EmsFlState) -> dict[str, Any]:
+    """Remember what a node is to send again; a link that goes dark is no fault of the node."""
+    # A node has one training at a time, and this was the last it was asked for.
+    state.lost.setdefault(node_id, {})[state.dispatches[node_id] - 1] = sent.versions
+    return {"event": "lost", "node": node_id, "reason": error_text(error)[:MAX_REASON_LENGTH]}
+
+
 def _wait_for_pass(reply: Message, node_id: int, sent: InFlight, state: EmsFlState, now_s: float) -> None:
     profile = state.profiles[node_id]
-    asked = {key: value for key, value in state.values.items() if key.expert in sent.versions}
+    versions = state.lost.pop(node_id, {}).get(said_dispatch(reply), sent.versions)
+    asked = {key: value for key, value in state.values.items() if key.expert in versions}
     update = read_update(reply, asked, profile.num_examples)
-    arrival = Arrival(node_id=node_id, versions=sent.versions, update=update, arrived_s=now_s)
+    arrival = Arrival(node_id=node_id, versions=versions, update=update, arrived_s=now_s)
     if state.assignment is not None:
         # One that set out before the assignment may carry what is another's now.
         kept = confirmed(arrival, state.experts_of(profile.cluster))

@@ -56,6 +56,9 @@ class EmsFlState:
         Training messages sent so far, by node id.
     failures : dict[int, int]
         Faults in a row, by node id.
+    lost : dict[int, dict[int, dict[ExpertId, int]]]
+        Updates that nodes made and the link lost on their way up: by node id and number of the training
+        message, the versions that they began from. The node is to send again which it still has.
     held : dict[int, set[str]]
         What a node said it holds of the model, by node id; see `strategy.delivery.pieces.Held`.
     assignments : int
@@ -82,6 +85,7 @@ class EmsFlState:
     arrivals: dict[str, list[Arrival]] = field(default_factory=dict)
     dispatches: dict[int, int] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)
+    lost: dict[int, dict[int, dict[ExpertId, int]]] = field(default_factory=dict)
     held: dict[int, set[str]] = field(default_factory=dict)
     assignments: int = 0
     watched: dict[str, float] = field(default_factory=dict)

@@ -8,6 +8,7 @@ Tests of strategies and of the sky use it; nothing else stands in for Flower.
 import threading
 from collections.abc import Callable, Iterable
 from itertools import count
+from typing import Any
 
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
@@ -15,7 +16,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-Client = Callable[[Message], "RecordDict | None"]
+# Any: a wrapper around a grid's client should not have to tell an error from a reply.
+Client = Callable[[Message], Any]
 
 
 class FakeGrid(Grid):
@@ -23,9 +25,9 @@ class FakeGrid(Grid):
 
     Parameters
     ----------
-    client : Callable[[Message], RecordDict | None]
-        Returns the reply's content; None means it never answers; what it raises becomes an error reply, as in
-        Flower.
+    client : Callable[[Message], RecordDict | Error | None]
+        Returns the reply's content, or the error in its place; None means it never answers; what it raises
+        becomes an error reply, as in Flower.
     num_nodes : int
         Nodes 1 .. num_nodes.
     delay : Callable[[int], int]

@@ -134,6 +134,10 @@ def _pack_strategy(state: EmsFlState) -> dict[str, Any]:
         "arrivals": {name: [_pack_arrival(a) for a in waiting] for name, waiting in state.arrivals.items()},
         "dispatches": state.dispatches,
         "failures": state.failures,
+        "lost": {
+            node: [[dispatch, _pack_versions(versions)] for dispatch, versions in of_node.items()]
+            for node, of_node in state.lost.items()
+        },
         "assignments": state.assignments,
         "watched": state.watched,
         "drifted_at_s": state.drifted_at_s,
@@ -167,6 +171,10 @@ def _unpack_strategy(tree: Mapping[str, Any]) -> EmsFlState:
         arrivals={name: [_unpack_arrival(a) for a in waiting] for name, waiting in tree["arrivals"].items()},
         dispatches={int(node): count for node, count in tree["dispatches"].items()},
         failures={int(node): count for node, count in tree["failures"].items()},
+        lost={
+            int(node): {dispatch: _unpack_versions(versions) for dispatch, versions in of_node}
+            for node, of_node in tree.get("lost", {}).items()
+        },
         assignments=tree.get("assignments", int(assignment is not None)),
         watched=tree.get("watched", {}),
         drifted_at_s=tree.get("drifted_at_s"),

@@ -1,5 +1,6 @@
 """A small whole run in this process: the real apps on a tiny real checkpoint, Flower's Grid faked."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
@@ -121,9 +122,12 @@ def clients() -> Callable[..., FakeGrid]:
         node_configs: Any = MappingProxyType({}),
         **more: Any,
     ) -> FakeGrid:
+        states: dict[int, RecordDict] = defaultdict(RecordDict)  # a SuperNode has one as long as it lives
+
         def client(message: Message) -> RecordDict | None:
-            node = node_configs.get(message.metadata.dst_node_id, {})
-            context = Context(run_id=1, node_id=1, node_config=node, state=RecordDict(), run_config=settings)
+            node_id = message.metadata.dst_node_id
+            node, state = node_configs.get(node_id, {}), states[node_id]
+            context = Context(run_id=1, node_id=1, node_config=node, state=state, run_config=settings)
             if spoil is not None:
                 spoil(message)
             reply = client_app(message, context)

@@ -1,0 +1,90 @@
+"""The last update of a node of a deployment, kept until the next: what the link loses is sent again.
+
+Flower gives an upload up that was cut for 180 s, and the node's reply with it. The work is done, so it is
+kept: in the node's own state, and where the node has a folder, on its disk, for a SuperNode that is started
+again.
+"""
+
+import json
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from client.hosting import KEEP
+from strategy.messages import ARRAYS, METRICS
+
+_ARRAYS, _METRICS, _OF = "kept-arrays", "kept-metrics", "kept-of"
+
+
+class Kept(NamedTuple):
+    """Number of the training message that an update answers, and its arrays and metrics."""
+
+    dispatch: int
+    update: RecordDict
+
+
+def keep_update(context: Context, dispatch: int, update: RecordDict) -> None:
+    """Keep an update in the place of the one before.
+
+    Parameters
+    ----------
+    context : Context
+        Of the node; its state lasts as long as its SuperNode.
+    dispatch : int
+        Number of the training message that it answers.
+    update : RecordDict
+        Its arrays and metrics.
+    """
+    arrays, metrics = update.array_records[ARRAYS], update.metric_records[METRICS]
+    context.state[_ARRAYS], context.state[_METRICS] = arrays, metrics
+    context.state[_OF] = ConfigRecord({"run": str(context.run_id), "dispatch": dispatch})
+    if (file := _file(context)) is None:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    about = {"run": str(context.run_id), "dispatch": dispatch, "metrics": dict(metrics)}
+    unfinished = file.with_suffix(".unfinished")
+    numbers = {name: array.numpy() for name, array in arrays.items()}
+    save_file(numbers, unfinished, metadata={"about": json.dumps(about)})
+    with unfinished.open("rb") as stream:
+        os.fsync(stream.fileno())
+    unfinished.replace(file)
+
+
+def kept_update(context: Context, lost: Collection[int]) -> Kept | None:
+    """Return the node's last update, if it is one of those of this run that were lost."""
+    kept = _in_state(context) or _on_disk(context)
+    return kept if kept is not None and kept.dispatch in lost else None
+
+
+def _in_state(context: Context) -> Kept | None:
+    of = context.state.config_records.get(_OF)
+    if of is None or of["run"] != str(context.run_id):
+        return None
+    arrays, metrics = context.state.array_records[_ARRAYS], context.state.metric_records[_METRICS]
+    return Kept(int(str(of["dispatch"])), RecordDict({ARRAYS: arrays, METRICS: metrics}))
+
+
+def _on_disk(context: Context) -> Kept | None:
+    """Return what is on the disk; None where that is nothing, or no such file: the node trains anew."""
+    file = _file(context)
+    with suppress(FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
+        if file is not None:
+            with safe_open(file, "numpy") as opened:
+                about = json.loads(opened.metadata()["about"])
+                arrays = {name: Array(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
+            if about["run"] == str(context.run_id):
+                metrics = MetricRecord(about["metrics"])
+                update = RecordDict({ARRAYS: ArrayRecord(arrays), METRICS: metrics})
+                return Kept(int(about["dispatch"]), update)
+    return None
+
+
+def _file(context: Context) -> Path | None:
+    folder = context.node_config.get(KEEP)
+    return Path(str(folder)) / "last-update.safetensors" if folder else None

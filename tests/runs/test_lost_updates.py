@@ -1,0 +1,94 @@
+"""A node whose upload the link lost sends what it has kept, after a restart of its SuperNode too."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
+
+from client.kept_update import keep_update, kept_update
+from scenario.derive import population_from
+from scenario.settings.reading import read_config
+from server.app import run
+from strategy.messages import ARRAYS, METRICS, read_task
+from tests.fake_grid import FakeGrid
+from tests.runs.conftest import Settings
+from tests.runs.test_fedavg_rounds import one_at_a_time
+
+Clients = Callable[..., FakeGrid]
+
+
+def content_of(reply: RecordDict) -> dict[str, bytes]:
+    return {name: array.data for name, array in reply.array_records[ARRAYS].items()}
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_the_link_lost_is_sent_again_and_not_trained_again(
+    tiny_run: Settings, clients: Clients, tmp_path: Path, restarted: bool
+) -> None:
+    settings = {
+        **tiny_run,
+        **{"sky.simulated": False, "sky.hours": 0.05, "profile.wait-hours": 0.001, "merge.max-merges": 4},
+        **{
+            "train.steps-wall-budget-s": 60.0,
+            "train.max-steps": 2,
+            "population.clusters": 2,
+            "merge.wait-s": 0.0,
+        },
+    }
+    names = [cluster.name for cluster in population_from(read_config(settings)).clusters]
+    nodes = {
+        node: {"cluster": name} | ({"keep": str(tmp_path / "kept")} if node == 1 else {})
+        for node, name in enumerate(names, start=1)
+    }
+    grid = one_at_a_time(clients(settings, node_configs=nodes))
+    # A SuperNode that is started again has its disk and nothing else.
+    client, fresh = grid.client, one_at_a_time(clients(settings, node_configs=nodes)).client
+    answers: list[tuple[tuple[int, ...], Any]] = []
+
+    def over_a_bad_link(message: Message) -> RecordDict | Error | None:
+        if message.metadata.dst_node_id != 1 or message.metadata.message_type != "train":
+            return client(message)
+        lost = read_task(message).lost
+        reply = (fresh if restarted and lost else client)(message)
+        answers.append((lost, reply))
+        return Error(ErrorCode.MESSAGE_UNAVAILABLE, "expired") if len(answers) == 1 else reply
+
+    grid.client = over_a_bad_link
+    folder = run(grid, read_config(settings))
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    (lost,) = [event for event in events if event["event"] == "lost"]
+    assert lost["node"] == 1 and "expired" in lost["reason"]
+    (told, first), (asked, again) = answers[0], answers[1]
+    assert told == () and asked == (0,)
+    assert content_of(again) == content_of(first)
+    assert again.metric_records[METRICS]["dispatch"] == 0
+    assert not [event for event in events if event["event"] == "refused"]
+    if len(answers) > 2:
+        assert answers[2][0] == () and "dispatch" not in answers[2][1].metric_records[METRICS]
+
+
+def test_half_a_file_is_no_update_and_another_runs_is_not_ours(tmp_path: Path) -> None:
+
+    def node(run_id: int) -> Context:
+        config: dict[str, bool | float | int | str] = {"keep": str(tmp_path)}
+        return Context(run_id=run_id, node_id=1, node_config=config, state=RecordDict(), run_config={})
+
+    arrays = ArrayRecord({"0.1.fc_in.lora_B": Array(np.arange(6, dtype=np.int8).reshape(2, 3))})
+    keep_update(
+        node(7),
+        3,
+        RecordDict({ARRAYS: arrays, METRICS: MetricRecord({"num-examples": 5, "train-loss": 1.5})}),
+    )
+    kept = kept_update(node(7), [2, 3])
+    assert kept is not None and kept.dispatch == 3
+    assert content_of(kept.update) == content_of(RecordDict({ARRAYS: arrays}))
+    assert dict(kept.update.metric_records[METRICS]) == {"num-examples": 5, "train-loss": 1.5}
+    assert kept_update(node(8), [3]) is None and kept_update(node(7), [4]) is None
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:40])
+    assert kept_update(node(7), [3]) is None
