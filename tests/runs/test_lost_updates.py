@@ -79,15 +79,16 @@ def test_half_a_file_is_no_update_and_another_runs_is_not_ours(tmp_path: Path) -
         return Context(run_id=run_id, node_id=1, node_config=config, state=RecordDict(), run_config={})
 
     arrays = ArrayRecord({"0.1.fc_in.lora_B": Array(np.arange(6, dtype=np.int8).reshape(2, 3))})
-    keep_update(
-        node(7),
-        3,
-        RecordDict({ARRAYS: arrays, METRICS: MetricRecord({"num-examples": 5, "train-loss": 1.5})}),
-    )
+    metrics = MetricRecord({"num-examples": 5, "train-loss": 1.5})
+    keep_update(node(7), 3, RecordDict({ARRAYS: arrays, METRICS: metrics}))
     kept = kept_update(node(7), [2, 3])
     assert kept is not None and kept.dispatch == 3
     assert content_of(kept.update) == content_of(RecordDict({ARRAYS: arrays}))
     assert dict(kept.update.metric_records[METRICS]) == {"num-examples": 5, "train-loss": 1.5}
+    alive = node(7)
+    keep_update(alive, 3, RecordDict({ARRAYS: arrays, METRICS: metrics}))
+    of_the_next_run = Context(run_id=8, node_id=1, node_config={}, state=alive.state, run_config={})
+    assert kept_update(of_the_next_run, [3]) is None
     assert kept_update(node(8), [3]) is None and kept_update(node(7), [4]) is None
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:40])
