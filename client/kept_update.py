@@ -44,6 +44,12 @@ def keep_update(context: Context, dispatch: int, update: RecordDict) -> None:
     arrays, metrics = update.array_records[ARRAYS], update.metric_records[METRICS]
     context.state[_ARRAYS], context.state[_METRICS] = arrays, metrics
     context.state[_OF] = ConfigRecord({"run": str(context.run_id), "dispatch": dispatch})
+    # A full disk does not cost the update, which goes up all the same.
+    with suppress(OSError, SafetensorError):
+        _write(context, dispatch, arrays, metrics)
+
+
+def _write(context: Context, dispatch: int, arrays: ArrayRecord, metrics: MetricRecord) -> None:
     if (file := _file(context)) is None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)

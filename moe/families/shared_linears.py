@@ -56,13 +56,13 @@ def shared_linears(model: nn.Module, blocks: Iterable[MoEBlock]) -> Iterator[Sha
     kinds: dict[str, str] = {}
     for wrapped, module in model.named_modules():
         path = wrapped.removeprefix(_PEFT_PREFIX)
-        stack, _, rest = _split(path)
+        stack, rest = _split(path)
         number, _, name = rest.partition(".")
         if stack not in stacks or not name:
             continue
         parent = path.rpartition(".")[0]
         kind = kinds[path] = _kind(name, module) or kinds.get(parent, "")
-        if kind and _is_linear(module) and not _is_inside(name):
+        if kind and _is_linear(module) and not _is_left_out(name):
             yield SharedLinear(kind, int(number) + stacks[stack], name, path, module)
 
 
@@ -70,16 +70,16 @@ def _stacks(blocks: Iterable[MoEBlock]) -> Mapping[str, int]:
     """Return the lists of decoder layers that have experts, and what is added to a number in each."""
     stacks: dict[str, int] = {}
     for block in blocks:
-        stack, _, rest = _split(block.path)
+        stack, rest = _split(block.path)
         stacks[stack] = block.layer - int(rest.partition(".")[0])
     return stacks
 
 
-def _split(path: str) -> tuple[str, str, str]:
-    """Return a name up to its first number, a dot, and the rest from the number on."""
+def _split(path: str) -> tuple[str, str]:
+    """Return a name up to its first number, and the rest from the number on."""
     parts = path.split(".")
     at = next((at for at, part in enumerate(parts) if part.isdigit()), len(parts))
-    return ".".join(parts[:at]), ".", ".".join(parts[at:])
+    return ".".join(parts[:at]), ".".join(parts[at:])
 
 
 def _kind(name: str, module: nn.Module) -> str:
@@ -97,6 +97,7 @@ def _is_linear(module: nn.Module) -> bool:
     return type(module).__name__ in ("Linear", "PackedLinear")
 
 
-def _is_inside(name: str) -> bool:
+def _is_left_out(name: str) -> bool:
+    """Tell what chooses, and what PEFT has put inside a layer of its own."""
     parts = name.split(".")
     return any(part in _CHOOSES or part in _PEFT_INSIDE or part.endswith("_gate") for part in parts)

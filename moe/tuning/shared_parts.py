@@ -39,6 +39,8 @@ def adapt_shared(model: nn.Module, tuning: Tuning) -> None:
         return
     owners = {module: (owner, name) for owner in model.modules() for name, module in owner.named_children()}
     bare = nn.ModuleDict({number: one.module for number, one in linears.items()})
+    # PEFT asks for a parameter, and layers in the file's few bits have none.
+    bare.register_parameter("first", nn.Parameter(torch.empty(0), requires_grad=False))
     config = LoraConfig(
         r=tuning.lora_rank,
         lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]

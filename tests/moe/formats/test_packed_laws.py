@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from moe.disk.layout import open_storage, read_layout
 from moe.disk.shards import Hold
-from moe.experts import ExpertArrays, Tuning
+from moe.experts import ExpertArrays, Part, Tuning
 from moe.inspect.selftest import check
 from moe.standin.fit import fit_stand_ins
 from moe.standin.load import load_with_stand_ins
@@ -29,10 +29,15 @@ def logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def tuned(
-    folder: Path, tokens: torch.Tensor, hold: Any, dtype: str = "float32"
+    folder: Path,
+    tokens: torch.Tensor,
+    hold: Any,
+    dtype: str = "float32",
+    parts: tuple[Part, ...] = ("experts",),
 ) -> tuple[list[float], ExpertArrays]:
     keep = {layer: (0, 3) for layer in read_layout(folder).layers}
-    model: Any = attach(load_submodel(folder, keep, dtype=dtype, hold=hold), Tuning(method="lora")).train()
+    tuning = Tuning(method="lora", parts=parts)
+    model: Any = attach(load_submodel(folder, keep, dtype=dtype, hold=hold), tuning).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     losses = []
     for _ in range(3):
@@ -106,6 +111,22 @@ def test_held_in_the_files_bits_a_model_learns_the_same_to_the_bit(
     own_losses, own_arrays = tuned(packed, tokens, "file")
     assert own_losses == losses and losses[-1] < losses[0]
     assert all((own_arrays[key] == value).all() for key, value in arrays.items())
+
+
+def test_attention_in_the_files_bits_learns_the_same_and_is_merged_dequantised(
+    packed: Path, tokens: torch.Tensor
+) -> None:
+    parts: tuple[Part, ...] = ("experts", "attention")
+    _, arrays = tuned(packed, tokens, "dequantised", parts=parts)
+    _, own_arrays = tuned(packed, tokens, "file", parts=parts)
+    assert any(key.is_shared and value.any() for key, value in arrays.items() if "lora_B" in key.name)
+    assert all((own_arrays[key] == value).all() for key, value in arrays.items())
+    tuning = Tuning(method="lora", parts=parts)
+    whole = MergedModel(packed, tuning, "float32").set(arrays)
+    streamed = MergedModel(packed, tuning, "float32", streamed=True, hold="file").set(arrays)
+    expected = logits(whole.model, tokens)
+    assert not torch.equal(expected, logits(load_full(packed, dtype="float32"), tokens))
+    torch.testing.assert_close(logits(streamed.model, tokens), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_packed_bytes_are_those_of_the_file_and_no_change_of_type_touches_them(quantised: Quantised) -> None:
