@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.paper.models import models_of
 from moe.disk.layout import read_layout
 from moe.experts import ExpertLayout
-from moe.tuning.memory_budget import tuned_expert_bytes
+from moe.tuning.memory_budget import tuned_expert_bytes, tuned_shared_bytes
 from scenario.derive import tuning_from
 from scenario.model_name import resolve_model_name
 from scenario.settings.config import RunConfig
@@ -167,5 +167,7 @@ def layout_of(config: RunConfig) -> ExpertLayout:
 
 def memory_bytes(config: RunConfig, layout: ExpertLayout, experts: tuple[int, ...]) -> float:
     """Return what a device holds while it trains so many experts in each MoE layer, activations left out."""
-    of_one = tuned_expert_bytes(layout, tuning_from(config, layout.layers), config.train.optimizer)
-    return layout.shared_bytes + sum(n * of_one[at] for n, at in zip(experts, layout.layers, strict=True))
+    tuning, optimizer = tuning_from(config, layout.layers), config.train.optimizer
+    of_one = tuned_expert_bytes(layout, tuning, optimizer)
+    shared = layout.shared_bytes + tuned_shared_bytes(layout, tuning, optimizer)
+    return shared + sum(n * of_one[at] for n, at in zip(experts, layout.layers, strict=True))
