@@ -56,7 +56,7 @@ format: $(STAMP) ## let ruff put imports and layout in order
 test-deploy: $(STAMP) ## real Flower processes on loopback, with certificates and keys (part of `make test`), and links that go dark
 	"$(BIN)/python" -m pytest tests/deployment tests/deployment/dark_links.py $(ARGS)
 
-up: ## start the deployment of docker/compose.yml in containers: TLS, keys, four nodes with data of their own (SKY=60: behind a sky, an hour in a minute)
+up: ## start the deployment of docker/compose.yml in containers: TLS, keys, four nodes with data of their own (SKY=6: behind a sky that is six times as fast)
 	@sh docker/compose.sh up -d --build $(ARGS)
 	@echo "now: make run-up, which runs conf/containers.toml there (ARGS=\"merge.max-merges=8\")"
 
