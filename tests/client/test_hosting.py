@@ -60,7 +60,7 @@ def test_columns_of_a_node_are_not_mixed_with_those_of_the_run(file: Path) -> No
     [
         (
             {"text-colum": "body"},
-            "names text-colum; a node that brings data knows cluster, data, devices, memory",
+            "names text-colum; a node that brings data knows cluster, data, devices, keep",
         ),
         ({"memory-mb": "lots"}, "memory-mb of --node-config must be a number of megabytes, got 'lots'"),
         ({"memory-mb": -1}, "got -1"),

@@ -84,7 +84,7 @@ def test_what_all_clusters_train_is_told_and_gone_on_with(
         assert np.array_equal(load_state(stopped)[0].values[key], value), key
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "fedbuff", "fedasync"])
+@pytest.mark.parametrize("strategy", ["fedavg", "fedasync"])
 def test_rivals_may_tune_shared_parts_alone(tiny_run: Settings, clients: Clients, strategy: str) -> None:
     settings = {**tiny_run, "strategy": strategy, "train.parts": "attention", "merge.max-merges": 4}
     settings |= {"fedavg.rounds": 1, "sky.hours": 20.0} if strategy == "fedavg" else {}
