@@ -1,8 +1,8 @@
 """The last update of a node of a deployment, kept until the next: what the link loses is sent again.
 
 Flower gives an upload up that was cut for 180 s, and the node's reply with it. The work is done, so it is
-kept: in the node's own state, and where the node has a folder, on its disk, for a SuperNode that is started
-again.
+kept: on the node's disk where it has a folder, for a SuperNode that is started again, else in the node's
+state.
 """
 
 import json
@@ -30,33 +30,38 @@ class Kept(NamedTuple):
 
 
 def keep_update(context: Context, dispatch: int, update: RecordDict) -> None:
-    """Keep an update in the place of the one before.
+    """Keep an update in the place of the one before: on the disk if the node has a folder, else in its state.
 
     Parameters
     ----------
     context : Context
-        Of the node; its state lasts as long as its SuperNode.
+        Of the node; its state lasts as long as its SuperNode, and takes that one's memory.
     dispatch : int
         Number of the training message that it answers.
     update : RecordDict
         Its arrays and metrics.
+
+    Raises
+    ------
+    ValueError
+        If the node's configuration names a folder that is not absolute.
     """
     arrays, metrics = update.array_records[ARRAYS], update.metric_records[METRICS]
-    context.state[_ARRAYS], context.state[_METRICS] = arrays, metrics
-    context.state[_OF] = ConfigRecord({"run": str(context.run_id), "dispatch": dispatch})
+    file = _file(context)
     # A full disk does not cost the update, which goes up all the same.
     with suppress(OSError, SafetensorError):
-        _write(context, dispatch, arrays, metrics)
+        if file is not None:
+            _write(file, {"run": str(context.run_id), "dispatch": dispatch}, arrays, metrics)
+            return
+    context.state[_ARRAYS], context.state[_METRICS] = arrays, metrics
+    context.state[_OF] = ConfigRecord({"run": str(context.run_id), "dispatch": dispatch})
 
 
-def _write(context: Context, dispatch: int, arrays: ArrayRecord, metrics: MetricRecord) -> None:
-    if (file := _file(context)) is None:
-        return
+def _write(file: Path, of: dict[str, str | int], arrays: ArrayRecord, metrics: MetricRecord) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    about = {"run": str(context.run_id), "dispatch": dispatch, "metrics": dict(metrics)}
     unfinished = file.with_suffix(".unfinished")
     numbers = {name: array.numpy() for name, array in arrays.items()}
-    save_file(numbers, unfinished, metadata={"about": json.dumps(about)})
+    save_file(numbers, unfinished, metadata={"about": json.dumps({**of, "metrics": dict(metrics)})})
     with unfinished.open("rb") as stream:
         os.fsync(stream.fileno())
     unfinished.replace(file)
@@ -64,8 +69,8 @@ def _write(context: Context, dispatch: int, arrays: ArrayRecord, metrics: Metric
 
 def kept_update(context: Context, lost: Collection[int]) -> Kept | None:
     """Return the node's last update, if it is one of those of this run that were lost."""
-    kept = _in_state(context) or _on_disk(context)
-    return kept if kept is not None and kept.dispatch in lost else None
+    kept = (_on_disk(context), _in_state(context)) if lost else ()
+    return next((one for one in kept if one is not None and one.dispatch in lost), None)
 
 
 def _in_state(context: Context) -> Kept | None:
@@ -93,4 +98,8 @@ def _on_disk(context: Context) -> Kept | None:
 
 def _file(context: Context) -> Path | None:
     folder = context.node_config.get(KEEP)
-    return Path(str(folder)) / "last-update.safetensors" if folder else None
+    if folder is None:
+        return None
+    if not Path(str(folder)).is_absolute():
+        raise ValueError(f"{KEEP} of --node-config must be an absolute folder, got {folder!r}")
+    return Path(str(folder)) / "last-update.safetensors"

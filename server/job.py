@@ -103,8 +103,8 @@ def prepare(config: RunConfig, say: Callable[[str], None], workers: int = 0) -> 
     if tuning.shared_parts:
         check_shared(open_storage(path), tuning)
         say(
-            f"note: {' and '.join(tuning.shared_parts)} are tuned by every cluster and averaged over all of "
-            "them (train.parts): what clusters train is not disjoint there"
+            f"note: every cluster tunes {' and '.join(tuning.shared_parts)} too, averaged over all of them "
+            "(train.parts): what clusters train is not disjoint there"
         )
     return Job(
         config=config,

@@ -23,6 +23,7 @@ from moe.export.stored_adapter import read_adapter
 from moe.factors import PROJECTIONS, lora_factor
 from moe.families.shared_linears import shared_linears
 from moe.objective import task_type
+from moe.tuning.lora_settings import lora_settings
 from moe.tuning.merge import Change
 from moe.tuning.router_rows import RowChange, changed_weight, router_names, weight_names
 from moe.tuning.shared_parts import LinearChange, SharedWeight, shared_weights
@@ -50,9 +51,7 @@ def adapter_config(storage: Storage, tuning: Tuning) -> LoraConfig:
     alphas = {name: rank**0.5 if tuning.lora_rslora else rank for name, rank in ranks.items()}
     config = LoraConfig(
         task_type=task_type(storage.model),
-        r=tuning.lora_rank,
-        lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]
-        use_rslora=tuning.lora_rslora,
+        **lora_settings(tuning),
         rank_pattern=ranks,
         alpha_pattern=alphas,
         **targets,

@@ -31,6 +31,7 @@ from moe.objective import task_type
 from moe.quiet import quiet_peft
 from moe.submodel.expert_subset import ExpertSubset, expert_subsets
 from moe.submodel.packed_linear import PackedLinear
+from moe.tuning.lora_settings import lora_settings
 from moe.tuning.merged_model import MergedModel
 from moe.tuning.router_rows import add_rows, row_parameters
 from moe.tuning.shared_parts import adapt_shared, adapted_linears
@@ -99,10 +100,8 @@ def _attach_experts(
     if any(module.kept for module in modules):
         config = LoraConfig(
             task_type=task_type(model),
-            r=tuning.lora_rank,
-            lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]
             lora_dropout=tuning.lora_dropout,
-            use_rslora=tuning.lora_rslora,
+            **lora_settings(tuning),
             target_modules=_targets(model, modules),
         )
         # PEFT draws an A that is overwritten below; the caller's random stream is none of its business.

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from moe.disk.shards import Part
 from moe.disk.storage import Storage
 from moe.experts import SHARED, ExpertArrays, ExpertId, Tuning
-from moe.families.shared_linears import shared_linears
+from moe.families.blocks import MoEBlock
+from moe.families.shared_linears import SharedLinear, shared_linears
 from moe.submodel.expert_subset import expert_subsets
+from moe.tuning.lora_settings import lora_settings
 from moe.tuning.merge import lora_change
 
 LinearChange = tuple[str, Tensor]
@@ -30,11 +32,7 @@ def adapt_shared(model: nn.Module, tuning: Tuning) -> None:
     (``gate_proj``) for these, wherever they are.
     """
     blocks = [module.block for module in expert_subsets(model)]
-    linears = {
-        str(at): one
-        for at, one in enumerate(shared_linears(model, blocks) if tuning.shared_parts else ())
-        if one.part in tuning.shared_parts and tuning.covers(one.layer)
-    }
+    linears = {str(at): one for at, one in enumerate(_tuned_linears(model, blocks, tuning))}
     if not linears:
         return
     owners = {module: (owner, name) for owner in model.modules() for name, module in owner.named_children()}
@@ -42,11 +40,7 @@ def adapt_shared(model: nn.Module, tuning: Tuning) -> None:
     # PEFT asks for a parameter, and layers in the file's few bits have none.
     bare.register_parameter("first", nn.Parameter(torch.empty(0), requires_grad=False))
     config = LoraConfig(
-        r=tuning.lora_rank,
-        lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]
-        lora_dropout=tuning.lora_dropout,
-        use_rslora=tuning.lora_rslora,
-        target_modules=list(linears),
+        lora_dropout=tuning.lora_dropout, **lora_settings(tuning), target_modules=list(linears)
     )
     with torch.random.fork_rng(devices=[]):
         inject_adapter_in_model(config, bare)
@@ -143,9 +137,13 @@ def shared_weights(storage: Storage, tuning: Tuning) -> Mapping[str, SharedWeigh
     """Return the weights of the tuned shared linear layers, by their names in the model."""
     return {
         f"{one.path}.weight": SharedWeight(one.layer, one.name, _shape(one.module))
-        for one in (shared_linears(storage.model, storage.blocks.values()) if tuning.shared_parts else ())
-        if one.part in tuning.shared_parts and tuning.covers(one.layer)
+        for one in _tuned_linears(storage.model, storage.blocks.values(), tuning)
     }
+
+
+def _tuned_linears(model: nn.Module, blocks: Iterable[MoEBlock], tuning: Tuning) -> list[SharedLinear]:
+    found = shared_linears(model, blocks) if tuning.shared_parts else ()
+    return [one for one in found if one.part in tuning.shared_parts and tuning.covers(one.layer)]
 
 
 def _shape(linear: nn.Module) -> tuple[int, int]:

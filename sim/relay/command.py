@@ -28,16 +28,16 @@ examples:
 def main(arguments: Sequence[str] | None = None, *, prog: str = "ems-fl relay") -> int:
     """Relay until the plan is over; returns the exit code."""
     options = _parser(prog).parse_args(arguments)
-    try:
-        plan = read_plan(options.plan)
-        nodes = _nodes(options.node, plan)
-        superlink = _address(options.to)
-        _check(options)
-    except (ValueError, OSError) as fault:
-        print(f"relay: {fault}", file=sys.stderr)
-        return EXIT_USAGE
     with ExitStack() as opened:
-        log = opened.enter_context(options.log.open("a", encoding="utf-8")) if options.log else None
+        try:
+            plan = read_plan(options.plan)
+            nodes = _nodes(options.node, plan)
+            superlink = _address(options.to)
+            _check(options)
+            log = opened.enter_context(options.log.open("a", encoding="utf-8")) if options.log else None
+        except (ValueError, OSError) as fault:
+            print(f"relay: {fault}", file=sys.stderr)
+            return EXIT_USAGE
         relay = Relay(
             plan, nodes, superlink, host=options.host, speed=options.speed, loss=options.loss,
             seed=options.seed, on_contact=_say_contact, on_carried=lambda carried: _say_carried(carried, log),

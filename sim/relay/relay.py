@@ -155,21 +155,17 @@ class Relay:
     async def _carry(self, port: int, way: Direction, reader: StreamReader, writer: StreamWriter) -> None:
         """Carry one way of a connection: onto the link when it is free, then as far as light takes."""
         flying: Queue[tuple[float, bytes]] = Queue(_IN_FLIGHT)
-        landing = asyncio.ensure_future(self._land(flying, writer))
         cluster = self._nodes[port]
-        try:
+        # A group, so that a side that is gone ends the reading too, also where it waits for room.
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._land(flying, writer))
             while chunk := await reader.read(CHUNK_BYTES):
                 across_s = self._links[cluster, way].across_s(self.now_s, len(chunk))
                 await self._until(across_s)
                 contact = self._contact_of(cluster, across_s)
                 self._counts[port, contact.rise_s, way] += len(chunk)
                 await flying.put((across_s + contact.delay_s, chunk))
-                if landing.done():
-                    break  # the other side is gone: say so to this one
             await flying.put((self.now_s, b""))
-            await landing
-        finally:
-            landing.cancel()
 
     async def _land(self, flying: "Queue[tuple[float, bytes]]", writer: StreamWriter) -> None:
         while True:
@@ -184,8 +180,7 @@ class Relay:
 
     def _contact_of(self, cluster: str, time_s: float) -> Contact:
         """Return the contact in which bytes cross; they may be across in the instant of its set."""
-        contacts = self._plan.contacts[cluster]
-        return next(contact for contact in contacts if contact.rise_s <= time_s <= contact.set_s)
+        return next(c for c in reversed(self._plan.contacts[cluster]) if c.rise_s <= time_s)
 
     async def _watch(self, cluster: str) -> None:
         """Let a cluster's nodes connect in each contact; tell of it as it begins, and what it carried."""

@@ -85,11 +85,20 @@ def test_half_a_file_is_no_update_and_another_runs_is_not_ours(tmp_path: Path) -
     assert kept is not None and kept.dispatch == 3
     assert content_of(kept.update) == content_of(RecordDict({ARRAYS: arrays}))
     assert dict(kept.update.metric_records[METRICS]) == {"num-examples": 5, "train-loss": 1.5}
-    alive = node(7)
-    keep_update(alive, 3, RecordDict({ARRAYS: arrays, METRICS: metrics}))
+    # A disk that takes nothing: the node's state has it, as long as its SuperNode lives and for this run.
+    (tmp_path / "full").write_text("a file where a folder should be")
+    full: dict[str, bool | float | int | str] = {"keep": str(tmp_path / "full" / "kept")}
+    alive = Context(run_id=7, node_id=1, node_config=full, state=RecordDict(), run_config={})
+    keep_update(alive, 4, RecordDict({ARRAYS: arrays, METRICS: metrics}))
+    (in_memory,) = [kept_update(alive, [4])]
+    assert in_memory is not None and in_memory.dispatch == 4
+    (tmp_path / "full").unlink()
     of_the_next_run = Context(run_id=8, node_id=1, node_config={}, state=alive.state, run_config={})
-    assert kept_update(of_the_next_run, [3]) is None
+    assert kept_update(of_the_next_run, [4]) is None
     assert kept_update(node(8), [3]) is None and kept_update(node(7), [4]) is None
+    wrong = Context(run_id=7, node_id=1, node_config={"keep": "here"}, state=RecordDict(), run_config={})
+    with pytest.raises(ValueError, match="keep of --node-config must be an absolute folder, got 'here'"):
+        keep_update(wrong, 3, RecordDict({ARRAYS: arrays, METRICS: metrics}))
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:40])
     assert kept_update(node(7), [3]) is None

@@ -65,7 +65,7 @@ def test_what_all_clusters_train_is_told_and_gone_on_with(
 ) -> None:
     settings = {**tiny_run, "train.parts": "experts, attention", "merge.max-merges": 5}
     folder = run(clients(settings), read_config(settings))
-    told = "note: attention are tuned by every cluster and averaged over all of them (train.parts)"
+    told = "note: every cluster tunes attention too, averaged over all of them (train.parts)"
     assert told in capsys.readouterr().out
     merged = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     versions = [event["versions"]["0.shared"] for event in merged if event["event"] == "merged"]

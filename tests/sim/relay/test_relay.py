@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,33 @@ def test_a_superlink_that_is_not_there_closes_the_nodes_connection() -> None:
     assert asyncio.run(asyncio.wait_for(attempt(), 30.0)) == b""
 
 
+def test_a_side_that_goes_ends_the_connection_though_much_waits_to_be_taken() -> None:
+    async def attempt() -> None:
+        port, ready = free_port(), asyncio.Event()
+
+        async def take_a_little_and_go(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readexactly(1000)
+            await asyncio.sleep(0.5)
+            writer.transport.abort()
+
+        server = await asyncio.start_server(take_a_little_and_go, "127.0.0.1", 0)
+        there = server.sockets[0].getsockname()[1]
+        plan = ContactPlan(horizon_s=20.0, contacts={"Leh": (contact(0.0, 20.0, rate=1e9),)})
+        relay = Relay(plan, {port: "Leh"}, ("127.0.0.1", there))
+        running = asyncio.ensure_future(relay.run(ready.set))
+        await ready.wait()
+        reader, writer = await connect(port, running)
+        # More than all buffers on the way hold: the relay waits for room when the other side goes.
+        writer.write(b"x" * 30_000_000)
+        with suppress(ConnectionError):
+            assert await reader.read(-1) == b""
+        assert relay.now_s < 15.0
+        running.cancel()
+        server.close()
+
+    asyncio.run(asyncio.wait_for(attempt(), 30.0))
+
+
 def test_the_command_runs_a_plan_to_its_end_and_writes_what_was_carried(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,4 +233,6 @@ def test_what_cannot_be_meant_is_refused(
     write_plan(ContactPlan(horizon_s=2.0, contacts={"Leh": (contact(0.3, 0.5),)}), file)
     assert main([str(file), *options]) == 2
     assert told in capsys.readouterr().err
+    log = ["--log", str(tmp_path / "nowhere" / "relay.jsonl")]
+    assert main([str(file), "--to", "h:1", "--node", "Leh=9101", *log]) == 2
     assert main([str(tmp_path / "none.csv"), "--to", "h:1", "--node", "Leh=1"]) == 2
