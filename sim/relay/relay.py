@@ -137,7 +137,8 @@ class Relay:
         try:
             superlink, to_superlink = await asyncio.open_connection(*self._superlink)
         except OSError:
-            to_node.close()
+            # Reset, as near to "refused" as can be: an end within TLS's greeting ends Flower's SuperNode.
+            to_node.transport.abort()
             return
         ways = [
             asyncio.ensure_future(self._carry(port, "up", node, to_superlink)),
