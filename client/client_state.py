@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from client.hosting import PART, OwnData, own_data, own_text
+from client.hosting import PART, OwnData, node_population, own_data, own_text
 from client.lower_layers import KeptOutputs, LowerLayers
 from client.profile_noise import noise_stream, noised
 from client.train import TrainSpec
@@ -28,7 +28,7 @@ from moe.export.checkpoint import fingerprint
 from moe.held import Held
 from moe.submodel.routing import batches_of, routing_mass
 from scenario.data.federated_text import FederatedText
-from scenario.derive import block_form, drifted_text, population_from, text_from, tuning_from
+from scenario.derive import block_form, drifted_text, text_from, tuning_from
 from scenario.model_name import resolve_model_name
 from scenario.settings.config import RunConfig, Scalar
 from scenario.settings.reading import read_config
@@ -67,7 +67,7 @@ class ClientState:
     @cached_property
     def population(self) -> Population:
         """Who lives where."""
-        return population_from(self.config)
+        return node_population(self.own, self.config)
 
     @cached_property
     def tuning(self) -> Tuning:
@@ -188,7 +188,7 @@ def client_state(context: Context) -> ClientState:
     """Return this process's client_state for the run of ``context``."""
     # One thread: results must not depend on how many workers share the cores.
     torch.set_num_threads(1)
-    own = own_data(context.node_config)
+    own = own_data(context.node_config, context.node_id)
     is_delivered = context.run_config.get("model.delivery", "beforehand") != "beforehand"
     part = str(context.node_config.get(PART, "")) if is_delivered else ""
     return _client_state(tuple(sorted(context.run_config.items())), own, part)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from scenario.data.federated_text import FederatedText, load_federated_text
+from scenario.derive import lone_population, population_from
 from scenario.settings.config import RunConfig, Scalar
 from sim.population import Population
 
@@ -30,6 +31,8 @@ class OwnData:
         What a sub-model may take on its devices; 0 as in the run.
     hosts : tuple of (str, str)
         The keys that say which devices are its own.
+    number : int
+        Of its one device, where the population is known on contact: the node's own id.
     """
 
     data: str
@@ -40,9 +43,10 @@ class OwnData:
     split: str = ""
     memory_mb: float = 0.0
     hosts: tuple[tuple[str, str], ...] = ()
+    number: int = 0
 
 
-def own_data(node_config: Mapping[str, Scalar]) -> OwnData | None:
+def own_data(node_config: Mapping[str, Scalar], node_id: int = 0) -> OwnData | None:
     """Return the data that a node brings, or None: then it holds a share of the run's.
 
     Raises
@@ -51,7 +55,7 @@ def own_data(node_config: Mapping[str, Scalar]) -> OwnData | None:
         If data is named beside a key that is unknown or a value that is not of its kind, or what belongs to
         data without it, so that nothing misspelt goes unseen.
     """
-    known = {field.name.replace("_", "-") for field in fields(OwnData)} - {"hosts"}
+    known = {field.name.replace("_", "-") for field in fields(OwnData)} - {"hosts", "number"}
     if "data" not in node_config:
         if alone := sorted(known & node_config.keys()):
             raise ValueError(
@@ -70,7 +74,28 @@ def own_data(node_config: Mapping[str, Scalar]) -> OwnData | None:
         key.replace("-", "_"): str(node_config[key]) for key in known & node_config.keys() - {"memory-mb"}
     }
     hosts = tuple((key, str(node_config[key])) for key in HOSTS if key in node_config)
-    return OwnData(**texts, memory_mb=float(memory_mb), hosts=hosts)
+    # Flower's ids have 64 bits, and whole numbers of its records 63.
+    return OwnData(**texts, memory_mb=float(memory_mb), hosts=hosts, number=node_id & (2**63 - 1))
+
+
+def node_population(own: OwnData | None, config: RunConfig) -> Population:
+    """Return who lives where, as a node knows it: all of the run, or itself where others are not known.
+
+    Raises
+    ------
+    ValueError
+        If the population is known on contact, and the node does not say its cluster and bring its data.
+    """
+    if config.population.known == "beforehand":
+        return population_from(config)
+    hosts = dict(own.hosts) if own else {}
+    if own is None or hosts.keys() != {"cluster"}:
+        raise ValueError(
+            "this run's population is known on contact (population.known): a node names its cluster and its "
+            "data, and no devices, which nobody has numbered; start its SuperNode with --node-config "
+            '\'cluster="NAME" data="/data/texts.parquet"\''
+        )
+    return lone_population(config, hosts["cluster"], own.number)
 
 
 def own_text(own: OwnData, config: RunConfig, population: Population) -> FederatedText:

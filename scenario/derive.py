@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import get_args
 
 from moe.experts import Part, Tuning
-from scenario.data.federated_text import BlockForm, FederatedText, load_federated_text
+from scenario.data.federated_text import NO_TEXTS, BlockForm, FederatedText, load_federated_text
 from scenario.settings.config import RunConfig
-from sim.population import Cluster, Population, build_population
+from scenario.settings.world import NO_TEXT
+from sim.population import Cluster, Device, Node, Population, build_population
 from sim.sites import default_clusters, read_sites
 
 MEGABYTE = 1_000_000
@@ -26,9 +27,16 @@ def clusters_from(config: RunConfig) -> tuple[Cluster, ...]:
     return sites[:count]
 
 
+NOBODY = Population(clusters=(), devices=(), nodes=())
+SERVER = "the server"
+"""Who holds the text that a run measures on whose clusters are known on contact."""
+
+
 def population_from(config: RunConfig) -> Population:
-    """Return who lives where."""
+    """Return who lives where; nobody where that is known on contact."""
     settings = config.population
+    if settings.known == "on-contact":
+        return NOBODY
     return build_population(
         clusters=clusters_from(config),
         num_devices=settings.devices,
@@ -41,20 +49,44 @@ def population_from(config: RunConfig) -> Population:
     )
 
 
+def lone_population(config: RunConfig, name: str, number: int) -> Population:
+    """Return one cluster of one device, as that device knows it; where on Earth it lies plays no part.
+
+    Raises
+    ------
+    ValueError
+        If that cannot be the name of a cluster.
+    """
+    place = Cluster(name=name, latitude_deg=0.0, longitude_deg=0.0)
+    step_time_s, memory_bytes = config.population.step_time_s, int(config.population.memory_mb * MEGABYTE)
+    device = Device(
+        device_id=number, cluster=name, data_share=1.0, step_time_s=step_time_s, memory_bytes=memory_bytes
+    )
+    node = Node(node_id=1, cluster=name, device_ids=(number,), step_time_s=step_time_s)
+    return Population(clusters=(place,), devices=(device,), nodes=(node,))
+
+
+def measured_population(config: RunConfig) -> Population:
+    """Return who holds the text that a run measures on whose clusters are known on contact: the server."""
+    return NOBODY if config.data.source == NO_TEXT else lone_population(config, SERVER, 0)
+
+
 def text_from(config: RunConfig, population: Population) -> FederatedText:
-    """Return who has which text."""
-    settings = config.data
+    """Return who has which text; where clusters are known on contact it is not dealt by domain or name."""
+    settings, is_dealt = config.data, config.population.known == "beforehand"
+    if not population.clusters:
+        return NO_TEXTS
     return load_federated_text(
         source=settings.source,
         text_column=settings.text_column,
         domain_column=settings.domain_column,
         label_column=settings.label_column,
         split=settings.split,
-        partitioner=settings.partitioner,
+        partitioner=settings.partitioner if is_dealt else "iid",
         dirichlet_alpha=settings.dirichlet_alpha,
-        mixing=settings.mixing,
-        cluster_column=settings.cluster_column,
-        device_column=settings.device_column,
+        mixing=settings.mixing if is_dealt else 0.0,
+        cluster_column=settings.cluster_column if is_dealt else "",
+        device_column=settings.device_column if is_dealt else "",
         population=population,
         heldout_share=settings.heldout_share,
         seed=config.seed,

@@ -82,11 +82,16 @@ def run(grid: Grid, config: RunConfig, workers: int = 0) -> Path:
     job = prepare(config, say, workers)
     if saved is not None:
         saved.check(job)
-    evaluator = Evaluator(config, job.path, job.tuning, job.text, job.clusters)
+    evaluator = Evaluator(config, job.path, job.tuning, job.text, job.text.clusters)
     with _open_log(config, saved) as log, _saying_how_to_go_on(log.folder):
         log.say(f"run folder: {log.folder}")
         scene = scene_of(
-            config, job.population, job.plan, job.layout, domains=job.text.domains, horizon_s=job.horizon_s
+            config,
+            job.population,
+            job.plan,
+            job.layout,
+            domains=job.text.domains if job.clusters else (),
+            horizon_s=job.horizon_s,
         )
         write_scene(log.folder, scene)
         page = LivePage(log.folder, scene) if config.report.page else None
@@ -147,8 +152,8 @@ def _saying_how_to_go_on(folder: Path) -> Iterator[None]:
 
 def _findings(job: Job, outcome: Outcome, evaluator: Evaluator) -> Findings:
     """Return what the models say at the end, own sub-models where there are any."""
-    own = outcome.assignment.experts if outcome.assignment else {}
-    experts_of = own or dict.fromkeys(job.clusters, ())
+    own = outcome.assignment.experts if outcome.assignment and job.clusters else {}
+    experts_of = own or dict.fromkeys(job.text.clusters, ())
     count = job.config.report.completions
     said = completions(evaluator, experts_of, job.initial, outcome.values, count=count)
     return findings_of(

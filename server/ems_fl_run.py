@@ -21,6 +21,7 @@ from server.record.run_log import RunLog
 from server.record.saving_pace import SavingPace
 from server.record.state import load_state, save_state
 from sim.grid.grid import SatelliteGrid
+from sim.names import name_fault
 from strategy.assignment import Assignment
 from strategy.baselines.asynchronous import FedAsync, FedBuff
 from strategy.delivery.messages import freight_bytes
@@ -137,7 +138,8 @@ def run_ems_fl(job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Sav
         )  # fmt: skip
 
     max_merges = job.config.merge.max_merges
-    strategy.start(world, encode_arrays(job.initial), max_merges, job.horizon_s, evaluate_fn=evaluate)
+    evaluate_fn = evaluate if job.text.clusters else None
+    strategy.start(world, encode_arrays(job.initial), max_merges, job.horizon_s, evaluate_fn=evaluate_fn)
     state = strategy.state
     save_now(state)
     if clock() >= job.horizon_s:
@@ -178,7 +180,9 @@ def settings_from(job: Job) -> EmsFlSettings:
     return EmsFlSettings(
         layout=_layout_on_devices(job),
         fingerprint=job.fingerprint,
-        clusters=job.clusters,
+        clusters=job.clusters or None,
+        min_clusters=config.population.clusters,
+        name_fault=name_fault,
         max_experts=_expert_limit(job),
         one_of_each_bytes=_one_of_each_bytes(job),
         # The rivals do not split.
@@ -186,6 +190,7 @@ def settings_from(job: Job) -> EmsFlSettings:
         is_provisional=config.assign.provisional,
         watch=config.assign.watch if config.strategy == "ems-fl" else 0.0,
         stay=config.assign.stay,
+        late=config.assign.late,
         discount=discount_from_name(
             config.merge.discount, a=config.merge.discount_a, b=config.merge.discount_b
         ),

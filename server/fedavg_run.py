@@ -36,6 +36,8 @@ def run_fedavg(job: Job, grid: Grid, log: RunLog, observer: Observer) -> Outcome
         if server_round and (last.is_cut or not last.answered):
             return None  # nothing was averaged: the same model has been measured
         values = decode_arrays(arrays)
+        if not job.text.clusters:
+            return None
         metrics = observer.measure(values, values, None, merges=server_round, time_s=clock())
         observer.event({"event": "evaluated", "time_s": clock(), "merges": server_round} | _plain(metrics))
         return metrics
@@ -84,7 +86,7 @@ def _world(job: Job, grid: Grid, log: RunLog, observer: Observer) -> tuple[Grid,
     if job.plan is None:
         deployed, clock = deployed_grid(job, grid, observer)
         # Who hosts what is not known beforehand; a node has devices of one cluster.
-        return deployed, clock, len(job.clusters)
+        return deployed, clock, job.config.population.clusters
     sky = satellite_grid(job, grid, log, observer, visibility="all")
     return sky, lambda: sky.now_s, len(job.population.nodes)
 

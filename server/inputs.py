@@ -13,7 +13,7 @@ from typing import TypeVar
 from moe.disk.hub import resolve_folder
 from scenario.contact_plan import plan_from
 from scenario.data.federated_text import FederatedText
-from scenario.derive import population_from, text_from
+from scenario.derive import measured_population, population_from, text_from
 from scenario.settings.config import RunConfig
 from server.record.run_folder import check_can_be_made, check_resumable, name_run_folder
 from sim.plans.plan import ContactPlan
@@ -32,16 +32,19 @@ class World:
     Parameters
     ----------
     population : Population
-        Who lives where.
+        Who lives where; nobody where that is known on contact.
     plan : ContactPlan or None
         When they can be reached; None where the real link decides.
     text : FederatedText
         Who has which text.
+    measured : Population
+        Whose text the server measures on: the population, or itself.
     """
 
     population: Population
     plan: ContactPlan | None
     text: FederatedText
+    measured: Population
 
 
 def read_world(config: RunConfig, say: Callable[[str], None]) -> World:
@@ -64,12 +67,13 @@ def read_world(config: RunConfig, say: Callable[[str], None]) -> World:
     if population is None:
         raise ValueError("\n".join(faults))
     plan = tried(faults, lambda: plan_from(config, population, say) if config.sky.simulated else None)
-    text = tried(faults, lambda: _text(config, population))
+    measured = population if population.clusters else measured_population(config)
+    text = tried(faults, lambda: _text(config, measured))
     if text is None or faults:
         raise ValueError("\n".join(faults))
     for note in text.notes:
         say(f"note: {note}")
-    return World(population=population, plan=plan, text=text)
+    return World(population=population, plan=plan, text=text, measured=measured)
 
 
 def _text(config: RunConfig, population: Population) -> FederatedText:

@@ -1,6 +1,6 @@
 """Everything a run stands on, read and checked before anything is written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from moe.disk.layout import open_storage
@@ -9,7 +9,7 @@ from moe.export.checkpoint import fingerprint
 from moe.tuning.adapters import initial_arrays
 from moe.tuning.shared_parts import check_shared
 from scenario.data.federated_text import FederatedText
-from scenario.derive import tuning_from
+from scenario.derive import drifted_text, era_at, tuning_from
 from scenario.settings.config import RunConfig
 from server.inputs import read_world
 from server.model_input import check_memory, read_model
@@ -66,8 +66,17 @@ class Job:
 
     @property
     def clusters(self) -> tuple[str, ...]:
-        """Names of the clusters, in the population's order."""
+        """Names of the clusters, in the population's order; none where they are known on contact."""
         return tuple(cluster.name for cluster in self.population.clusters)
+
+    def domains(self, time_s: float) -> Mapping[str, str]:
+        """Return what each cluster's text is about at a time of the run, if it is known here."""
+        text = self.text_at(time_s)
+        return dict(zip(text.clusters, text.domains, strict=True))
+
+    def text_at(self, time_s: float) -> FederatedText:
+        """Return who holds which text at a time of the run; see ``data.drift-hours``."""
+        return drifted_text(self.config, self.text) if era_at(self.config, time_s) else self.text
 
     @property
     def horizon_s(self) -> float:

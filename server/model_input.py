@@ -64,7 +64,7 @@ def read_model(
     tokenizer = load_tokenizer(path)
     check_tokens(tokenizer, storage)
     length = config.data.sequence_length
-    for note in check_blocks(world.text, tokenizer, world.population, sequence_length=length):
+    for note in check_blocks(world.text, tokenizer, world.measured, sequence_length=length):
         say(f"note: {note}")
     if config.uses_stand_ins:
         from scenario.stand_ins import ensure_stand_ins  # Only now: it imports PEFT.

@@ -6,8 +6,6 @@ from typing import Any
 from flwr.app import MetricRecord
 
 from moe.experts import ExpertArrays
-from scenario.data.federated_text import FederatedText
-from scenario.derive import drifted_text, era_at
 from server.evaluate import Evaluator
 from server.job import Job
 from server.record.run_log import RunLog
@@ -17,6 +15,9 @@ from server.report.summary import ClusterSummary
 from server.screen.awaited import Awaited
 from server.screen.progress import Progress
 from strategy.assignment import Assignment
+
+OF_ITS_NODES = "its nodes' own"
+"""What a text is about that the server does not know."""
 
 
 class Observer:
@@ -94,6 +95,7 @@ class Observer:
             own = {
                 name: self._evaluator.submodel(name, experts, values)
                 for name, experts in (assignment.experts.items() if assignment else ())
+                if name in merged
             }
         mean = sum(merged.values()) / len(merged)
         for tag, losses in (("merged-loss", merged), ("own-loss", own)):
@@ -125,6 +127,11 @@ class Observer:
             )
         if kind == "refused":
             return f"node {event['node']} refused ({event['failures']} in a row): {event['reason'][:400]}"
+        if kind == "left-out":
+            return (
+                f"{event['cluster']} came after the assignment, and no layer has an expert that nobody has; "
+                'assign.late = "anew" would assign all of them anew'
+            )
         if kind == "lost":
             return f"node {event['node']}: its update was lost on its way; it is to send it again"
         if kind == "outlier":
@@ -146,25 +153,21 @@ class Observer:
 
 def assignment_table(job: Job, event: Mapping[str, Any]) -> str:
     """Return the table of an assignment, with its warnings."""
+    domains = job.domains(event["time_s"])
     rows = [
         ClusterSummary(
             name=name,
-            domain=domain,
+            domain=domains.get(name, OF_ITS_NODES),
             experts_per_layer=experts_per_layer(job, event, name),
             capture=event["capture"][name],
             random_capture=event["random_capture"][name],
         )
-        for name, domain in zip(job.clusters, text_at(job, event["time_s"]).domains, strict=True)
+        for name in job.clusters or event["experts"]
         if name in event["experts"]
     ]
     shared = [group for group in event["groups"] if len(group) > 1]
     note = "".join(f"more clusters than experts: {', '.join(group)} share theirs\n" for group in shared)
     return render_assignment(rows, near_uniform_gains(event)) + note
-
-
-def text_at(job: Job, time_s: float) -> FederatedText:
-    """Return who holds which text at a time of the run; see ``data.drift-hours``."""
-    return drifted_text(job.config, job.text) if era_at(job.config, time_s) else job.text
 
 
 def experts_per_layer(job: Job, event: Mapping[str, Any], cluster: str) -> tuple[int, ...]:

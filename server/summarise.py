@@ -5,22 +5,30 @@ from collections.abc import Mapping
 from statistics import fmean
 
 from moe.experts import ExpertArrays, ExpertId, held_with
+from scenario.derive import SERVER
 from scenario.settings.config import RunConfig
 from server.delivery.plan import whole_bytes
 from server.ems_fl_run import Outcome
 from server.evaluate import Evaluator
 from server.job import FLOAT32_BYTES, Job
-from server.observer import experts_per_layer, text_at
+from server.observer import OF_ITS_NODES, experts_per_layer
 from server.report.ledger import Ledger
 from server.report.rival import comparison
 from server.report.screen import near_uniform_gains, near_uniform_warning
 from server.report.summary import ClusterSummary, Cost, RunSummary, cost_of_messages
 from strategy.assignment import assign_experts, captures
 
+Losses = Mapping[str, float]
+
 DRIFTED = (
     "clusters hold one another's text since data.drift-hours; losses before and after are on what they hold "
     "at the end"
 )
+BY_NODES = (
+    "own losses are what each cluster's nodes measured on what they hold out, of the sub-models they were "
+    "sent: at their first and at their last training, before it"
+)
+NO_SERVER_TEXT = 'the merged model was not measured: data.source is "none", and the server has no text'
 
 
 def summarise(
@@ -28,16 +36,17 @@ def summarise(
 ) -> RunSummary:
     """Return the summary of a run: losses measured now, from the first values and the last."""
     evaluator.turn_to(outcome.clock_s)
-    text = text_at(job, outcome.clock_s)
-    has_drifted = text is not job.text
-    merged_before, merged_after = evaluator.merged(job.initial), evaluator.merged(outcome.merged)
-    own_before = _own_losses(job.initial, outcome, evaluator)
-    own_after = _own_losses(outcome.values, outcome, evaluator)
+    has_drifted = job.text_at(outcome.clock_s) is not job.text
+    merged_before, merged_after = _merged_losses(job, outcome, evaluator)
+    own_before, own_after = _own_losses(job, outcome, ledger, evaluator)
+    domains = job.domains(outcome.clock_s)
+    by_nodes = bool(own_before) and not job.clusters
+    about = _about_losses(job, has_drifted=has_drifted, by_nodes=by_nodes)
     assigned, is_stock = ledger.assignment, job.config.strategy == "fedavg"
     clusters = tuple(
         ClusterSummary(
             name=name,
-            domain=domain,
+            domain=domains.get(name, OF_ITS_NODES),
             experts_per_layer=_experts(job, ledger, name),
             capture=assigned["capture"].get(name) if assigned else None,
             random_capture=assigned["random_capture"].get(name) if assigned else None,
@@ -50,11 +59,11 @@ def summarise(
             failures=None if is_stock else ledger.accounts[name].failures,
             own_loss_before=own_before.get(name),
             own_loss_after=own_after.get(name),
-            merged_loss_before=merged_before[name],
-            merged_loss_after=merged_after[name],
+            merged_loss_before=merged_before.get(name),
+            merged_loss_after=merged_after.get(name),
             **_accuracies(name, job, outcome, evaluator),
         )
-        for name, domain in zip(job.clusters, text.domains, strict=True)
+        for name in job.clusters or ledger.accounts
     )
     warning = near_uniform_warning(near_uniform_gains(assigned)) if assigned else ""
     turned_away = [f"node {node} was refused: {why}" for node, why in ledger.turned_away.items()]
@@ -76,30 +85,48 @@ def summarise(
         is_simulated=job.plan is not None,
         whole_model_bytes=len(ledger.brought) * whole_bytes(job.path) if ledger.brought else 0,
         capture_kept=_capture_kept(job, outcome, evaluator),
-        warnings=(*filter(None, [warning, DRIFTED if has_drifted else ""]), *turned_away, *far),
+        server_loss_before=merged_before.get(SERVER),
+        server_loss_after=merged_after.get(SERVER),
+        warnings=(*filter(None, [warning, *about]), *turned_away, *far),
         comparison=comparison(
             job.config,
             before=fmean(merged_before.values()),
             own=fmean(own_after.values()) if own_after else None,
             merged=fmean(merged_after.values()),
-        ),
+        )
+        if merged_before
+        else "",
     )
+
+
+def _about_losses(job: Job, *, has_drifted: bool, by_nodes: bool) -> list[str]:
+    """Return what a person should know of the losses: on which text, and what was not measured."""
+    said = [DRIFTED] if has_drifted else []
+    said += [BY_NODES] if by_nodes else []
+    return said if job.text.clusters else [*said, NO_SERVER_TEXT]
 
 
 def model_card(config: RunConfig, summary: RunSummary) -> dict[str, str]:
     """Return what the adapter's model card says of the run that made it."""
+    is_known = config.population.known == "beforehand"
     sky = config.sky.plan_file or f"{config.sky.elements}, mask {config.sky.elevation_mask_deg:g} deg"
     return {
         "Strategy": summary.strategy,
-        "Data": f"{config.data.source}, partitioned by {config.data.partitioner}",
+        "Data": f"{config.data.source}, partitioned by {config.data.partitioner}"
+        if is_known
+        else f"of the nodes; the server measured on {config.data.source}",
         "Sky": f"{sky}, {config.sky.hours:g} h" if summary.is_simulated else "a real network",
-        "Population": f"{config.population.devices} devices in {config.population.clusters} clusters",
+        "Population": f"{config.population.devices} devices in {config.population.clusters} clusters"
+        if is_known
+        else f"nodes of {len(summary.clusters)} clusters, as they connected",
         "Seed": str(config.seed),
         "Held-out loss, own sub-models": _change(
             [(c.own_loss_before, c.own_loss_after) for c in summary.clusters]
         ),
         "Held-out loss, merged model": _change(
             [(c.merged_loss_before, c.merged_loss_after) for c in summary.clusters]
+            if is_known
+            else [(summary.server_loss_before, summary.server_loss_after)]
         ),
         **_accuracy_lines(summary),
     }
@@ -127,16 +154,31 @@ def _change(losses: list[tuple[float | None, float | None]]) -> str:
     return f"{before:.3f} before, {after:.3f} after (nats a token, mean over clusters)"
 
 
-def _own_losses(values: ExpertArrays, outcome: Outcome, evaluator: Evaluator) -> Mapping[str, float]:
-    if outcome.assignment is None:
-        return {}
-    experts = outcome.assignment.experts
-    return {name: evaluator.submodel(name, of_cluster, values) for name, of_cluster in experts.items()}
+def _merged_losses(job: Job, outcome: Outcome, evaluator: Evaluator) -> tuple[Losses, Losses]:
+    """Return the losses of the merged model before and after, by who holds the text; nothing where nobody."""
+    if not job.text.clusters:
+        return {}, {}
+    return evaluator.merged(job.initial), evaluator.merged(outcome.merged)
+
+
+def _own_losses(job: Job, outcome: Outcome, ledger: Ledger, evaluator: Evaluator) -> tuple[Losses, Losses]:
+    """Return the losses of own sub-models before and after, by cluster: measured here, or by their nodes."""
+    if not job.clusters:
+        told = {name: pair for name in ledger.accounts if (pair := ledger.heldout_of(name)) is not None}
+        return {name: first for name, (first, _) in told.items()}, {
+            name: last for name, (_, last) in told.items()
+        }
+    experts = outcome.assignment.experts if outcome.assignment else {}
+
+    def losses(values: ExpertArrays) -> Losses:
+        return {name: evaluator.submodel(name, of_cluster, values) for name, of_cluster in experts.items()}
+
+    return losses(job.initial), losses(outcome.values)
 
 
 def _accuracies(cluster: str, job: Job, outcome: Outcome, evaluator: Evaluator) -> dict[str, float]:
     """Return the accuracies of a cluster that are asked for, by their names in the summary."""
-    if not job.config.evaluate.choices:
+    if not job.config.evaluate.choices or cluster not in job.text.clusters:
         return {}
     none: tuple[ExpertId, ...] = ()
     models = {"merged": (none, outcome.merged)}

@@ -4,6 +4,7 @@ A cluster is served by the same passes, a device holds private data, a node is w
 strategy talks to and hosts one or more devices of one cluster.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,7 +82,7 @@ class Device:
     Parameters
     ----------
     device_id : int
-        0 .. number of devices - 1, in cluster order.
+        0 .. number of devices - 1, in cluster order; of a node that is known on contact any number >= 0.
     cluster : str
         Name of its cluster.
     data_share : float
@@ -123,7 +124,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Population:
-    """Everybody on the ground, in order: ``devices[i].device_id == i``, ``nodes[i].node_id == i + 1``."""
+    """Everybody on the ground, ascending by number.
+
+    Of a run: ``devices[i].device_id == i``, ``nodes[i].node_id == i + 1``. Nobody at all where clusters are
+    only known on contact.
+    """
 
     clusters: tuple[Cluster, ...]
     devices: tuple[Device, ...]
@@ -131,9 +136,11 @@ class Population:
 
     def device(self, device_id: int) -> Device:
         """Return the device of that id, or raise ``ValueError`` for an unknown one."""
-        if not 0 <= device_id < len(self.devices):
-            raise ValueError(f"no device {device_id}; devices are 0 to {len(self.devices) - 1}")
-        return self.devices[device_id]
+        at = bisect_left(self.devices, device_id, key=lambda device: device.device_id)
+        if at == len(self.devices) or self.devices[at].device_id != device_id:
+            known = f"{self.devices[0].device_id} to {self.devices[-1].device_id}" if self.devices else "none"
+            raise ValueError(f"no device {device_id}; devices are {known}")
+        return self.devices[at]
 
     def node(self, node_id: int) -> Node:
         """Return the node of that id, or raise ``ValueError`` for an unknown one."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.experts import ExpertId, held_with
-from strategy.assignment import Assignment, assign_experts
+from strategy.assignment import Assignment, assign_experts, with_cluster
 from strategy.events import assigned_event
 from strategy.settings import EmsFlSettings
 from strategy.state import Arrival, EmsFlState
@@ -45,23 +45,50 @@ class Assigner:
         """Assign once every expected cluster has been heard, or the wait for them is over; return the event.
 
         So it is at the start, and after `watch` has found that data drifted: then of clusters that are not
-        heard anew in time the old profiles count.
+        heard anew in time the old profiles count. A cluster that is heard later is taken in at once.
         """
         state, settings = self._state, self._settings
         since_s = 0.0 if state.assignment is None else state.drifted_at_s
-        if since_s is None or not state.profiles:
+        if not state.profiles:
             return None
+        if since_s is None:
+            return self._take_in_late()
         heard = {profile.cluster for node, profile in state.profiles.items() if node not in state.outdated}
-        missing = set(settings.clusters) - heard
         if self._clock() - since_s < settings.profile_wait_s and (
-            missing or any(self._is_expected(asked) for asked in state.in_flight.questions())
+            settings.awaited(heard) or any(self._is_expected(asked) for asked in state.in_flight.questions())
         ):
             return None
-        before, state.assignment = state.assignment, self._assign()
+        return self._replace(self._assign(), missing=set(settings.clusters or ()) - heard)
+
+    def _take_in_late(self) -> Event | None:
+        """Give a cluster that came after the assignment its experts, as ``settings.late`` says."""
+        state, settings = self._state, self._settings
+        assert state.assignment is not None
+        heard = {profile.cluster for profile in state.hosts.values()}
+        new = settings.in_order(heard - state.assignment.experts.keys() - state.left_out)
+        if not new:
+            return None
+        if settings.late == "anew":
+            return self._replace(self._assign(), missing=set(settings.clusters or ()) - heard)
+        mass, limit = self._known_of(new[0])
+        owned = [expert for experts in state.assignment.experts.values() for expert in experts]
+        num_clusters = max(settings.num_clusters, len(state.assignment.experts) + 1)
+        experts = choose_provisional(
+            mass, settings.layers, limit, num_clusters, owned, method=settings.assign_method
+        )
+        if not experts:
+            state.left_out.add(new[0])
+            return {"event": "left-out", "cluster": new[0]}
+        joined = with_cluster(state.assignment, new[0], experts, mass, settings.layers)
+        return self._replace(joined, missing=set(settings.clusters or ()) - heard)
+
+    def _replace(self, assignment: Assignment, *, missing: Collection[str]) -> Event:
+        state = self._state
+        before, state.assignment = state.assignment, assignment
         state.assignments += 1
-        state.drifted_at_s, state.outdated, state.watched = None, set(), {}
+        state.drifted_at_s, state.outdated, state.watched, state.left_out = None, set(), {}, set()
         self._keep_confirmed()
-        return assigned_event(state.assignment, missing, before)
+        return assigned_event(assignment, missing, before)
 
     def choose_provisional(self, cluster: str) -> None:
         """Give a cluster something to train until everybody was heard, if that is wanted."""
@@ -71,7 +98,7 @@ class Assigner:
         mass, limit = self._known_of(cluster)
         taken = [expert for experts in state.provisional.values() for expert in experts]
         state.provisional[cluster] = choose_provisional(
-            mass, settings.layers, limit, len(settings.clusters), taken, method=settings.assign_method
+            mass, settings.layers, limit, settings.num_clusters, taken, method=settings.assign_method
         )
 
     def watch(self, clusters: Iterable[str]) -> Event | None:
@@ -113,7 +140,7 @@ class Assigner:
     def _assign(self) -> Assignment:
         state, settings = self._state, self._settings
         heard = {profile.cluster for profile in state.hosts.values()}
-        known = {name: self._known_of(name) for name in settings.clusters if name in heard}
+        known = {name: self._known_of(name) for name in settings.in_order(heard)}
         mass = {name: of_cluster for name, (of_cluster, _) in known.items()}
         limit = {name: most for name, (_, most) in known.items()}
         owned: Mapping[str, Sequence[ExpertId]] = state.assignment.experts if state.assignment else {}
@@ -150,7 +177,9 @@ def choose_provisional(
     *,
     method: str,
 ) -> tuple[ExpertId, ...]:
-    """Return the experts a cluster trains until the assignment; none where a layer has none left.
+    """Return the experts of a cluster apart from the others: until the assignment, or when it came after it.
+
+    None where a layer has none left.
 
     Parameters
     ----------
@@ -163,7 +192,7 @@ def choose_provisional(
     num_clusters : int
         Clusters that may still come: each shall have an equal share.
     taken : iterable of ExpertId
-        What other clusters train meanwhile.
+        What other clusters train.
     method : str
         As of `strategy.assignment.assign_experts`: ``all`` and ``overlap`` take what others have; what
         ``random`` gives cannot be known before everybody was heard.

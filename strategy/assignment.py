@@ -123,6 +123,29 @@ def assign_experts(
     )
 
 
+def with_cluster(
+    assignment: Assignment,
+    name: str,
+    experts: Sequence[ExpertId],
+    mass: Sequence[NDArray[np.float64]],
+    layers: Sequence[int],
+) -> Assignment:
+    """Return an assignment with one cluster more, which trains these experts; nothing else changes.
+
+    Parameters
+    ----------
+    mass : sequence of arrays [E]
+        Of the cluster, summed gate mass of each expert for every layer of ``layers``.
+    """
+    share = [_shares(layer) for layer in mass]
+    return Assignment(
+        experts={**assignment.experts, name: tuple(experts)},
+        groups=(*assignment.groups, (name,)),
+        capture={**assignment.capture, name: _capture(share, layers, experts)},
+        random_capture={**assignment.random_capture, name: _expected_capture(share, layers, experts)},
+    )
+
+
 def _owned(
     groups: Sequence[Sequence[str]],
     owned: Mapping[str, Collection[ExpertId]],

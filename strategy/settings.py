@@ -1,13 +1,16 @@
 """What may be varied in EMS-FL, and the checks at its door."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from moe.experts import ExpertLayout
 from strategy.defence.robust import Robust
 from strategy.messages import Profile
 from strategy.staleness import Discount, polynomial
+
+Late = Literal["free", "anew"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +23,12 @@ class EmsFlSettings:
         Of the server's base checkpoint.
     fingerprint : str
         Of the same; a node with another base is refused.
-    clusters : sequence of str
-        Every cluster that may take part; a node of another one is refused.
+    clusters : sequence of str or None
+        Every cluster that may take part; a node of another one is refused. None: whoever comes.
+    min_clusters : int
+        Where whoever comes takes part: clusters to hear before experts are assigned.
+    name_fault : callable
+        Why a text cannot be the name of a cluster, or nothing; asked where whoever comes takes part.
     max_experts : callable
         ``(cluster, memory_bytes) -> experts`` that a layer may give the cluster.
     one_of_each_bytes : int
@@ -44,6 +51,9 @@ class EmsFlSettings:
         Whether silent devices of a cluster count in the mean, with a delta of zero.
     robust : {"none", "clip", "trimmed-mean", "median"}
         What stands in the place of the mean of a pass; see `strategy.defence.robust`.
+    late : {"free", "anew"}
+        What a cluster gets that is heard after the assignment: experts that nobody has, or all are assigned
+        anew.
     profile_wait_s : float
         How long to wait for clusters that have not been heard.
     merge_wait_s : float
@@ -62,10 +72,13 @@ class EmsFlSettings:
 
     layout: ExpertLayout
     fingerprint: str
-    clusters: Sequence[str]
+    clusters: Sequence[str] | None
     max_experts: Callable[[str, int], int]
     one_of_each_bytes: int
+    min_clusters: int = 1
+    name_fault: Callable[[str], str] = lambda _name: ""
     assign_method: str = "optimal"
+    late: Late = "anew"
     is_provisional: bool = False
     watch: float = 0.0
     stay: float = 0.1
@@ -88,6 +101,19 @@ class EmsFlSettings:
         return self.assign_method != "all"
 
     @property
+    def num_clusters(self) -> int:
+        """How many clusters are expected."""
+        return self.min_clusters if self.clusters is None else len(self.clusters)
+
+    def in_order(self, heard: Collection[str]) -> list[str]:
+        """Return the clusters that were heard: in the order of ``clusters``, else of their names."""
+        return [name for name in self.clusters or sorted(heard) if name in heard]
+
+    def awaited(self, heard: Collection[str]) -> int:
+        """Return how many clusters are to be heard yet before experts are assigned."""
+        return max(0, self.num_clusters - len(heard))
+
+    @property
     def layers(self) -> tuple[int, ...]:
         """MoE layers of the base, ascending."""
         return self.layout.layers
@@ -98,10 +124,13 @@ class EmsFlSettings:
         Raises
         ------
         ValueError
-            If its cluster is unknown, its base differs from the server's, its routing statistics
-            have another shape, or its memory holds no expert.
+            If its cluster is unknown or its name none, its base differs from the server's, its routing
+            statistics have another shape, or its memory holds no expert.
         """
-        if profile.cluster not in self.clusters:
+        if self.clusters is None:
+            if fault := self.name_fault(profile.cluster):
+                raise ValueError(f"the name of its cluster {fault}, got {profile.cluster[:80]!r}")
+        elif profile.cluster not in self.clusters:
             raise ValueError(f"cluster {profile.cluster!r} is unknown; this run has {list(self.clusters)}")
         if profile.fingerprint != self.fingerprint:
             raise ValueError(

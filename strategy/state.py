@@ -69,6 +69,8 @@ class EmsFlState:
         When a cluster was found to have drifted, until experts are assigned anew.
     outdated : set[int]
         Nodes whose profiles are to be asked anew since.
+    left_out : set[str]
+        Clusters that came after the assignment, for whom no expert was left.
     merges : int
         Merges so far, all clusters together.
     evaluated_at : int
@@ -91,6 +93,7 @@ class EmsFlState:
     watched: dict[str, float] = field(default_factory=dict)
     drifted_at_s: float | None = None
     outdated: set[int] = field(default_factory=set)
+    left_out: set[str] = field(default_factory=set)
     merges: int = 0
     evaluated_at: int = -1
 

@@ -254,6 +254,18 @@ def _refuse_too_few(
         )
 
 
+def places_of(population: Population) -> dict[int, tuple[int, int]]:
+    """Return of each device the position of its cluster and its own within the cluster."""
+    positions = {cluster.name: position for position, cluster in enumerate(population.clusters)}
+    sizes = [0] * len(positions)
+    places = {}
+    for device in population.devices:
+        cluster = positions[device.cluster]
+        places[device.device_id] = (cluster, sizes[cluster])
+        sizes[cluster] += 1
+    return places
+
+
 def _devices_by_cluster(population: Population) -> dict[str, list[Device]]:
     own: dict[str, list[Device]] = {cluster.name: [] for cluster in population.clusters}
     for device in population.devices:

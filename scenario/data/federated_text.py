@@ -14,14 +14,14 @@ from transformers import PreTrainedTokenizerBase
 
 from demo.packing import pack
 from scenario.data import partition
-from scenario.data.deal import ClusterPart, deal, exchanged
+from scenario.data.deal import ClusterPart, deal, exchanged, places_of
 from scenario.data.examples import PLAIN_NOTE, LongExamples, pack_examples, render
 from scenario.data.questions import Questions, answers_of, questions_of
 from scenario.data.text_source import read_texts
 from scenario.tables.table import some
 from sim.population import Population
 
-__all__ = ["PARTITIONERS", "BlockForm", "FederatedText", "load_federated_text", "pack"]
+__all__ = ["NO_TEXTS", "PARTITIONERS", "BlockForm", "FederatedText", "load_federated_text", "pack"]
 
 PARTITIONERS = ("domain", "iid", "dirichlet", "cluster")
 
@@ -225,6 +225,10 @@ class FederatedText:
                     yield self._texts[index]
 
 
+NO_TEXTS = FederatedText(domains=(), _seed=0, _texts=(), _parts=(), _kin=(), _places={}, _clusters={})
+"""Of nobody."""
+
+
 def load_federated_text(
     *,
     source: str,
@@ -319,21 +323,9 @@ def load_federated_text(
         _texts=found.texts,
         _parts=dealt.parts,
         _kin=dealt.kin,
-        _places=_places(population),
+        _places=places_of(population),
         _clusters={cluster.name: position for position, cluster in enumerate(population.clusters)},
     )
-
-
-def _places(population: Population) -> dict[int, tuple[int, int]]:
-    """Return of each device the position of its cluster and its own within the cluster."""
-    positions = {cluster.name: position for position, cluster in enumerate(population.clusters)}
-    sizes = [0] * len(positions)
-    places = {}
-    for device in population.devices:
-        cluster = positions[device.cluster]
-        places[device.device_id] = (cluster, sizes[cluster])
-        sizes[cluster] += 1
-    return places
 
 
 def _check_settings(partitioner: str, dirichlet_alpha: float, heldout_share: float, seed: int) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from scenario.settings.config import RunConfig
 from scenario.settings.rules import Fault
-from scenario.settings.world import DataSettings
+from scenario.settings.world import NO_TEXT, DataSettings
 from sim.sites import MAX_DEFAULT_CLUSTERS
 
 
@@ -49,13 +49,14 @@ def cross_faults(config: RunConfig) -> Iterator[Fault]:
             'model.hold = "file" needs a LoRA train.method, got "full", which trains the weights themselves; '
             'choose the method "ffa" or "lora", or hold them "dequantised"',
         )
-    if population.devices < population.clusters:
+    is_dealt = population.known == "beforehand"
+    if is_dealt and population.devices < population.clusters:
         yield Fault(
             ("population.devices", "population.clusters"),
             f"population.devices must be at least population.clusters, got {population.devices} devices for "
             f"{population.clusters} clusters; a cluster without a device would have no data",
         )
-    if not population.sites and population.clusters > MAX_DEFAULT_CLUSTERS:
+    if is_dealt and not population.sites and population.clusters > MAX_DEFAULT_CLUSTERS:
         yield Fault(
             ("population.clusters", "population.sites"),
             f"population.clusters must be at most {MAX_DEFAULT_CLUSTERS} without population.sites, got "
@@ -97,7 +98,9 @@ def cross_faults(config: RunConfig) -> Iterator[Fault]:
             'merge.server-learning-rate must be at most 1 with strategy = "fedasync", got '
             f"{config.merge.server_learning_rate}; it is the part of the way to a device's model",
         )
-    yield from _data_faults(data)
+    yield from _on_contact_faults(config)
+    if is_dealt and data.source != NO_TEXT:
+        yield from _data_faults(data)
     if config.evaluate.choices and not (data.response_column or data.messages_column):
         yield Fault(
             ("evaluate.choices", "data.response-column"),
@@ -129,6 +132,36 @@ def cross_faults(config: RunConfig) -> Iterator[Fault]:
             ("train.steps-wall-budget-s", "sky.hours"),
             "train.steps-wall-budget-s must be at most the horizon when sky.simulated is false, got "
             f"{train.steps_wall_budget_s} s for {horizon_s} s (sky.hours = {sky.hours}); no visit would end",
+        )
+
+
+def _on_contact_faults(config: RunConfig) -> Iterator[Fault]:
+    data, known = config.data, config.population.known
+    if known == "on-contact" and config.sky.simulated:
+        yield Fault(
+            ("population.known", "sky.simulated"),
+            'population.known must be "beforehand" under a simulated sky, whose devices nobody else makes, '
+            'got "on-contact"; set sky.simulated = false, or leave it',
+        )
+    if data.source != NO_TEXT:
+        return
+    if known == "beforehand":
+        yield Fault(
+            ("data.source", "population.known"),
+            'data.source = "none" needs population.known = "on-contact", got "beforehand": the devices would '
+            "have no text; name a file or a dataset",
+        )
+    if config.merge.target_loss:
+        yield Fault(
+            ("merge.target-loss", "data.source"),
+            f'merge.target-loss must be 0 with data.source = "none", got {config.merge.target_loss}: the '
+            "server has no text to measure on; name some, or limit merge.max-merges",
+        )
+    if config.evaluate.choices:
+        yield Fault(
+            ("evaluate.choices", "data.source"),
+            f'evaluate.choices must be 0 with data.source = "none", got {config.evaluate.choices}: the '
+            "server has no questions; name some",
         )
 
 

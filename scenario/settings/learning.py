@@ -120,6 +120,11 @@ class AssignSettings(Section):
         description="When experts are assigned anew, by which part an expert's mass counts more for the "
         "cluster that has it: moving it costs a delivery and what is under way.",
     )
+    late: Literal["anew", "free"] = Field(
+        default="anew",
+        description="What a cluster gets that is heard after the assignment: all experts are assigned anew, "
+        "or it gets some that nobody has, if there are any.",
+    )
     link_budget: bool = Field(
         default=True, description="Also keep each assignment within its cluster's window bytes."
     )

@@ -9,6 +9,9 @@ from pydantic import Field, field_validator
 from scenario.settings.section import Section, require_absolute
 from scenario.tables.file_formats import format_of
 
+NO_TEXT = "none"
+"""As ``data.source``: the server has no text to measure on."""
+
 
 class DataSettings(Section):
     """Which text is tuned on, and who holds what."""
@@ -17,7 +20,8 @@ class DataSettings(Section):
         default="embedded",
         min_length=1,
         description='"embedded" (text found on every Python machine), a hub name, or an absolute '
-        "csv/tsv/json/jsonl/ndjson/parquet/txt file, as it is or with .gz/.bz2/.xz/.zst behind, or folder.",
+        "csv/tsv/json/jsonl/ndjson/parquet/txt file, as it is or with .gz/.bz2/.xz/.zst behind, or folder. "
+        '"none" where the population is known on contact and the server has no text to measure on.',
     )
     text_column: str = Field(default="text", min_length=1, description="Column that holds the text.")
     prompt_column: str = Field(
@@ -227,6 +231,12 @@ class LinkSettings(Section):
 class PopulationSettings(Section):
     """Who is on the ground."""
 
+    known: Literal["beforehand", "on-contact"] = Field(
+        default="beforehand",
+        description="on-contact: real nodes name their cluster and bring their data (--node-config); "
+        "clusters and devices are whoever was heard, population.clusters is how many clusters to hear before "
+        "experts are assigned, and the rest of this section but memory-mb is not used.",
+    )
     devices: int = Field(default=96, ge=1, description="Devices in all, dealt evenly to the clusters.")
     clusters: int = Field(default=8, ge=1, description="Regions; each is served by the same passes.")
     sites: str = Field(

@@ -45,6 +45,8 @@ def losses(run: RunFiles, measure: str) -> Losses | None:
             c.name: (getattr(c, f"{measure}_loss_before"), getattr(c, f"{measure}_loss_after"))
             for c in run.summary.clusters
         }
+        if measure == "merged" and run.summary.server_loss_before is not None:
+            pairs["the server"] = run.summary.server_loss_before, run.summary.server_loss_after
         known = {name: pair for name, pair in pairs.items() if None not in pair}
     else:
         points = [getattr(point, measure) for point in run.history.evaluations if getattr(point, measure)]
@@ -63,11 +65,7 @@ def heading(run: RunFiles) -> str:
     """Return what was tuned on what, in one line."""
     model = run.scene.model.name if run.scene else str(run.settings.get("model.name", "a model"))
     model = "the demo model" if model == "demo" else model.rstrip("/").rpartition("/")[2]
-    devices = (
-        sum(c.num_devices for c in run.scene.clusters)
-        if run.scene
-        else run.settings.get("population.devices")
-    )
+    devices = sum(run.num_devices.values()) if run.scene else run.settings.get("population.devices")
     who = f"{devices:,} devices" if isinstance(devices, int) else "devices"
     sky = bool(run.settings.get("sky.simulated", True))
     where = "that satellites pass over" if sky else "on a real network"

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Self
 
 DELIVERY = "query.deliver"
@@ -48,13 +49,13 @@ class Ledger:
     Parameters
     ----------
     clusters : iterable of str
-        By name.
+        By name; others are added as nodes tell of them.
     cluster_of : Mapping[int, str]
         Cluster of every node; what an unknown node did is nobody's.
     """
 
     def __init__(self, clusters: Iterable[str], cluster_of: Mapping[int, str]) -> None:
-        self.accounts = {name: ClusterAccount() for name in clusters}
+        self.accounts = {name: ClusterAccount() for name in (*clusters, *sorted(set(cluster_of.values())))}
         self.train_messages_down = 0
         self.train_messages_up = 0
         # Of each device of a node, over its updates that came up; what is known of stock strategies too.
@@ -63,6 +64,8 @@ class Ledger:
         # Of a deployed run: how many devices every node hosts, and why others take no part.
         self.num_hosted: dict[int, int] = {}
         self.turned_away: dict[int, str] = {}
+        # Of nodes that bring data: the first and the last loss on what they hold out of what they were sent.
+        self.heldout: dict[int, tuple[float, float]] = {}
         self.outliers: Counter[int] = Counter()  # updates of a node far longer than their companions
         self.brought: set[int] = set()  # nodes that were sent pieces of the model
         self._cluster_of = dict(cluster_of)
@@ -70,6 +73,14 @@ class Ledger:
     def nodes_of(self, cluster: str) -> list[int]:
         """Return the nodes that are known to belong to a cluster."""
         return [node for node, name in self._cluster_of.items() if name == cluster]
+
+    def heldout_of(self, cluster: str) -> tuple[float, float] | None:
+        """Return what a cluster's nodes measured on what they hold out, at first and last; None if nothing.
+
+        The mean over its nodes, of the sub-model that each was sent: before a training, not after it.
+        """
+        said = [self.heldout[node] for node in self.nodes_of(cluster) if node in self.heldout]
+        return (fmean(first for first, _ in said), fmean(last for _, last in said)) if said else None
 
     @classmethod
     def read(cls, log: Path, clusters: Iterable[str], cluster_of: Mapping[int, str]) -> Self:
@@ -91,6 +102,9 @@ class Ledger:
             account.merges += 1
             for update in event["updates"]:
                 account.local_steps += update["local_steps"] * len(update["devices"])
+                if (loss := update.get("heldout_loss")) is not None:
+                    first, _ = self.heldout.get(update["node"], (loss, loss))
+                    self.heldout[update["node"]] = first, loss
         elif kind == "refused" and event["node"] in self._cluster_of:
             self.accounts[self._cluster_of[event["node"]]].failures += 1
         elif kind == "outlier":

@@ -1,6 +1,7 @@
 """Everything that lies in a run folder, read with patience: what is missing or damaged is said, not fatal."""
 
 import tomllib
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -70,12 +71,25 @@ class RunFiles:
     @property
     def clusters(self) -> tuple[str, ...]:
         """Names of the clusters, in the population's order where it is known."""
-        if self.scene:
+        # A scene has none where clusters are known on contact.
+        if self.scene and self.scene.clusters:
             return tuple(cluster.name for cluster in self.scene.clusters)
         if self.summary:
             return tuple(cluster.name for cluster in self.summary.clusters)
+        if self.scene:
+            return tuple(sorted(set(self.history.cluster_of.values())))
         found = {name for point in self.history.evaluations for name in point.merged}
         return tuple(sorted(found | set(self.history.passes)))
+
+    @property
+    def num_devices(self) -> dict[str, int]:
+        """Devices of each cluster, as far as they are known: beforehand, or from those who said so."""
+        if self.scene and self.scene.clusters:
+            return {cluster.name: cluster.num_devices for cluster in self.scene.clusters}
+        found: Counter[str] = Counter()
+        for node in self.history.device_names:
+            found[self.history.cluster_of[node]] += self.history.devices_of[node]
+        return dict(found)
 
     @property
     def end_s(self) -> float:

@@ -44,7 +44,7 @@ def render_summary(summary: RunSummary) -> str:
         f"run folder: {summary.run_folder}",
     ]
     parts = (
-        _titled(LOSS_TITLE, loss_table(summary.clusters)),
+        _titled(LOSS_TITLE, loss_table(summary)),
         *([_titled(ACCURACY_TITLE, accuracy_table(summary.clusters))] if _has_accuracy(summary) else []),
         _titled(TRAFFIC_TITLE, traffic_table(summary.clusters)),
         _titled(COST_TITLE, cost_table(summary)),
@@ -121,8 +121,9 @@ def warning_text(text: str) -> str:
     return textwrap.fill(f"warning: {text}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
-def loss_table(clusters: Sequence[ClusterSummary]) -> Table:
-    """Return held-out losses before and after, by cluster and in the mean."""
+def loss_table(summary: RunSummary) -> Table:
+    """Return held-out losses before and after, by cluster and in the mean, and on the server's own text."""
+    clusters = summary.clusters
     table = _table("cluster", "domain",
         right=("own before", "after", "change", "merged before", "after", "change"),
     )  # fmt: skip
@@ -134,6 +135,9 @@ def loss_table(clusters: Sequence[ClusterSummary]) -> Table:
     merged_mean = _mean(c.merged_loss_before for c in clusters), _mean(c.merged_loss_after for c in clusters)
     table.add_section()
     table.add_row("mean", "", *_losses(*own_mean), *_losses(*merged_mean))
+    if summary.server_loss_before is not None:
+        of_server = _losses(summary.server_loss_before, summary.server_loss_after)
+        table.add_row("the server", "its own text", *_losses(None, None), *of_server)
     return table
 
 

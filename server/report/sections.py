@@ -148,9 +148,9 @@ def cluster_tables(run: RunFiles) -> list[Table]:
     own, merged = first_screen.losses(run, "own"), first_screen.losses(run, "merged")
     if not run.clusters:
         return []
-    named = run.scene or run.summary
+    named = run.scene if run.scene and run.scene.clusters else run.summary
     domains = {cluster.name: cluster.domain for cluster in named.clusters} if named else {}
-    devices = {c.name: c.num_devices for c in run.scene.clusters} if run.scene else {}
+    devices = run.num_devices
     done = {c.name: c for c in run.summary.clusters} if run.summary else {}
     assigned = run.history.assignment or {"capture": {}, "random_capture": {}}
     rows = []

@@ -36,7 +36,8 @@ class ClusterSummary:
         of neither.
     own_loss_before, own_loss_after : float or None
         Held-out loss of the cluster's own sub-model, nats a token, on its own domain; None where the
-        strategy has no sub-models or it was not measured.
+        strategy has no sub-models or it was not measured. Where clusters are known on contact, what their
+        nodes measured at their first and their last training, before it.
     merged_loss_before, merged_loss_after : float or None
         The same for the merged model under its full router.
     own_accuracy_before, own_accuracy_after, merged_accuracy_before, merged_accuracy_after : float or None
@@ -120,6 +121,9 @@ class RunSummary:
         Why the run ended, such as ``"the horizon was reached"``.
     run_folder : str
         Where everything else is.
+    server_loss_before, server_loss_after : float or None
+        Held-out loss of the merged model on text of the server's own, nats a token, where clusters are known
+        on contact and the server has text; else None.
     capture_kept : float or None
         Of the capture that an assignment by the experts' own routing of the held-out text would have, what
         the run's assignment has, where devices profiled without experts; None where they had them, and on
@@ -141,6 +145,8 @@ class RunSummary:
     run_folder: str
     is_simulated: bool = True
     whole_model_bytes: int = 0
+    server_loss_before: float | None = None
+    server_loss_after: float | None = None
     capture_kept: float | None = None
     warnings: tuple[str, ...] = ()
     comparison: str = ""

@@ -18,7 +18,7 @@ class Progress:
     say : callable
         Gets the line and the run's clock.
     num_devices : int
-        Of the run.
+        Of the run; 0 where that is not known.
     devices_of : Mapping[int, int]
         Devices that a node hosts, by node id; 1 where it is not known.
     horizon_s : float
@@ -88,10 +88,11 @@ class Progress:
         heard = sum(self._devices_of.get(node, 1) for node in self._heard)
         share = self._share(time_s)
         left = f", about {duration((now_s - self._began_wall_s) * (1 - share) / share)} left" if share else ""
+        of = f" of {self._num_devices}" if self._num_devices else ""
         model = f", {self._model_bytes / 1e6:.4g} MB of the model sent" if self._model_bytes else ""
         self._say(
             f"{100 * time_s / self._horizon_s:.0f} % of the time, "
-            f"{heard} of {self._num_devices} devices heard{model}, "
+            f"{heard}{of} devices heard{model}, "
             f"{self._merges} merges{self._loss}, {rate:.1f} devices/s{left}",
             time_s,
         )

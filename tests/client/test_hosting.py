@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from client.hosting import OwnData, own_data, own_text
+from client.hosting import OwnData, hosted_devices, node_population, own_data, own_text
 from scenario.derive import population_from
 from scenario.settings.config import Scalar
 from scenario.settings.reading import read_config
@@ -74,3 +74,18 @@ def test_what_a_node_may_not_say(more: dict[str, Scalar], told: str) -> None:
 def test_what_belongs_to_data_is_not_ignored_without_it() -> None:
     with pytest.raises(ValueError, match="names memory-mb, text-column without data"):
         own_data({"cluster": SECOND, "dat": "/data/mine.csv", "text-column": "body", "memory-mb": 5})
+
+
+def test_where_nobody_is_known_beforehand_a_node_is_one_device_of_the_cluster_it_names(file: Path) -> None:
+    config = read_config(
+        {"population.known": "on-contact", "sky.simulated": False, "population.memory-mb": 7}
+    )
+    node: dict[str, Scalar] = {"cluster": "Nuuk", "data": str(file), "text-column": "body"}
+    own = own_data(node, 2**64 - 1)
+    assert own is not None and own.number == 2**63 - 1  # what a whole number of Flower's records holds
+    population = node_population(own, config)
+    assert [cluster.name for cluster in population.clusters] == ["Nuuk"]
+    assert hosted_devices(node, population) == (own.number,)
+    assert population.device(own.number).memory_bytes == 7_000_000
+    text = own_text(own, config, population)
+    assert len(text.device_texts(own.number)) == 36 and len(text.heldout_texts("Nuuk")) == 4

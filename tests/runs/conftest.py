@@ -127,7 +127,7 @@ def clients() -> Callable[..., FakeGrid]:
         def client(message: Message) -> RecordDict | None:
             node_id = message.metadata.dst_node_id
             node, state = node_configs.get(node_id, {}), states[node_id]
-            context = Context(run_id=1, node_id=1, node_config=node, state=state, run_config=settings)
+            context = Context(run_id=1, node_id=node_id, node_config=node, state=state, run_config=settings)
             if spoil is not None:
                 spoil(message)
             reply = client_app(message, context)

@@ -58,7 +58,7 @@ def test_the_page_documents_no_event_that_nobody_writes() -> None:
     ]
     kinds = set(documented()) - {"In every event", "Beside the log"}
     assert {kind for kind in kinds if not any(f'"{kind}"' in source for source in sources)} == set()
-    assert len(kinds) == 16
+    assert len(kinds) == 17
 
 
 def test_frames_hold_what_the_summary_says(whole_run: Path) -> None:

@@ -60,6 +60,8 @@ def full_state(seed: int) -> EmsFlState:
         dispatches={7: 2},
         failures={9: 1},
         held={7: {"0.1/0", "0.2"}},
+        lost={7: {3: {key.expert: 2}}},
+        left_out={"bay", "cape"},
         merges=5,
         evaluated_at=4,
     )
