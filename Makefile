@@ -39,7 +39,7 @@ demo: $(STAMP) ## run the main job in simulation, three to five minutes on two c
 demo-real: $(STAMP) ## the same with a real language model: 93 MB once, about ten minutes (ARGS="--capture low")
 	@PIP_ARGS="$(PIP_ARGS)" "$(BIN)/python" -m cli.demo_real $(ARGS)
 
-test: check unit ## ruff, mypy and every test
+test: check unit ## ruff, mypy and every test but those of `make test-deploy` and `make test-docker`
 
 check: $(STAMP) ## ruff and mypy
 	"$(BIN)/ruff" format --check .
@@ -47,14 +47,14 @@ check: $(STAMP) ## ruff and mypy
 	"$(BIN)/mypy" $(SOURCES)
 
 unit: $(STAMP) ## the tests alone, two files at a time (ARGS="-k grid", JOBS=0 for one after another)
-	"$(BIN)/python" -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	"$(BIN)/python" -m pytest -n $(JOBS) --dist loadfile --ignore tests/deployment $(ARGS)
 
 format: $(STAMP) ## let ruff put imports and layout in order
 	"$(BIN)/ruff" check --select I --fix .
 	"$(BIN)/ruff" format .
 
-test-deploy: $(STAMP) ## real Flower processes on loopback, with certificates and keys (part of `make test`), and links that go dark
-	"$(BIN)/python" -m pytest tests/deployment tests/deployment/dark_links.py $(ARGS)
+test-deploy: $(STAMP) ## real Flower processes on loopback: Ray's workers; certificates, keys, own data; links that go dark
+	"$(BIN)/python" -m pytest -n $(JOBS) --dist loadfile tests/deployment tests/deployment/dark_links.py $(ARGS)
 
 up: ## start the deployment of docker/compose.yml in containers: TLS, keys, four nodes with data of their own (SKY=6: behind a sky that is six times as fast)
 	@sh docker/compose.sh up -d --build $(ARGS)

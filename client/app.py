@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from client.client_state import ClientState, client_state, part_folder
 from client.instructions import Instructions, read_instructions
 from client.kept_update import keep_update, kept_update
+from client.private_update import noised_update
 from client.train import TrainResult, train
 from moe.delivery.part import put_piece
 from moe.experts import ExpertArrays, ExpertId, ParameterKey
@@ -94,6 +95,11 @@ def tune(message: Message, context: Context) -> Message:
     )
     merge, rng = state.config.merge, np.random.default_rng(_rounding_seed(task, instructions, state))
     reply = update_reply(update, message, merge.update_bits, rng)
+    if state.config.privacy.epsilon:
+        seed = _rounding_seed(task, instructions, state) if state.config.sky.simulated else None
+        is_delta = task.reply_with == "delta"
+        reply = noised_update(reply, message, context, state.config.privacy, is_delta=is_delta, seed=seed)
+    # What is sent again is what was sent, its noise too.
     if not state.config.sky.simulated:
         keep_update(context, task.dispatch, reply.content)
     return instructions.sign(reply)

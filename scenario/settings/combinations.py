@@ -80,6 +80,12 @@ def cross_faults(config: RunConfig) -> Iterator[Fault]:
             f'merge.update-bits must be 32 with the strategy "fedavg", got {config.merge.update_bits}; '
             "Flower's own strategies average arrays as they come, choose another strategy",
         )
+    if config.merge.update_bits != 32 and config.privacy.epsilon:
+        yield Fault(
+            ("merge.update-bits", "privacy.epsilon"),
+            f"merge.update-bits must be 32 with privacy.epsilon > 0, got {config.merge.update_bits} and "
+            f"{config.privacy.epsilon}; noise is put on float32 numbers, leave one of them",
+        )
     if config.model.delivery != "beforehand" and config.strategy == "fedavg":
         yield Fault(
             ("model.delivery", "strategy"),

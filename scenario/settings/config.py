@@ -7,6 +7,7 @@ from pydantic.fields import FieldInfo
 
 from scenario.settings import learning, world
 from scenario.settings.model import ModelSettings
+from scenario.settings.privacy import PrivacySettings
 from scenario.settings.section import Section, kebab
 
 Scalar = bool | int | float | str
@@ -30,6 +31,7 @@ class RunConfig(Section):
     profile: learning.ProfileSettings = learning.ProfileSettings()
     assign: learning.AssignSettings = learning.AssignSettings()
     train: learning.TrainSettings = learning.TrainSettings()
+    privacy: PrivacySettings = PrivacySettings()
     merge: learning.MergeSettings = learning.MergeSettings()
     evaluate: learning.EvaluateSettings = learning.EvaluateSettings()
     fedavg: learning.FedAvgSettings = learning.FedAvgSettings()
