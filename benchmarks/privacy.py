@@ -19,9 +19,10 @@ SETTINGS: dict[str, Scalar] = {
     "train.max-steps": 12,
     "evaluate.every-merges": 1000,
     "report.page": False,
-    "privacy.clip-norm": 0.3,
+    # Updates of these visits have a norm of 2.7 to 4.7, over 8,448 numbers.
+    "privacy.clip-norm": 4.0,
 }
-BUDGETS = (0.0, 1e9, 1e5, 1e4, 1e3, 1e2, 1.0)
+BUDGETS = (0.0, 1e9, 1e4, 3e3, 1e3, 100.0, 1.0)
 """0 is neither clipped nor noised, 1e9 clipped alone."""
 
 

@@ -123,7 +123,7 @@ run() {
     compose up -d --no-build
     say "running conf/containers.toml"
     compose exec -T server python -m cli run --superlink superlink:8000 --root-certificates /tls/ca.crt \
-        --timeout 420 conf/containers.toml
+        --timeout 900 conf/containers.toml
     say "$(( $(date +%s) - began )) s from the start of the containers to the end of the run"
     # Nothing of what the run wrote is outside its volume, so another container sees it.
     compose exec -T server python - <<'CHECK'
@@ -162,7 +162,7 @@ survive_a_restart() {
     say "starting the SuperLink again: its nodes and the run's state are in its volume"
     compose restart superlink
     compose exec -T server python -m cli run --superlink superlink:8000 --root-certificates /tls/ca.crt \
-        --timeout 420 conf/containers.toml merge.max-merges=2
+        --timeout 900 conf/containers.toml merge.max-merges=2
 }
 
 start_engine

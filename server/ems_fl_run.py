@@ -268,7 +268,10 @@ def deployed_grid(
 ) -> tuple[PatientGrid, Callable[[], float]]:
     """Return Flower's grid over a real link, made patient, and the clock of the run."""
     clock = _since(time.monotonic() - (saved.extra["clock_s"] if saved else 0.0))
-    deployed = PatientGrid(grid, on_event=observer.event, clock=clock, horizon_s=job.horizon_s)
+    silence_s = job.config.run.silence_s + job.config.train.steps_wall_budget_s
+    deployed = PatientGrid(
+        grid, on_event=observer.event, clock=clock, horizon_s=job.horizon_s, silence_s=silence_s
+    )
     for node_id, profile in saved.strategy.profiles.items() if saved else ():
         deployed.remember(node_id, profile.devices)
     return deployed, clock

@@ -133,7 +133,9 @@ class Observer:
                 'assign.late = "anew" would assign all of them anew'
             )
         if kind == "lost":
-            return f"node {event['node']}: its update was lost on its way; it is to send it again"
+            return (
+                f"node {event['node']}: what it was asked is lost, and it is asked anew ({event['reason']})"
+            )
         if kind == "outlier":
             return (
                 f"{event['cluster']}: the update of node {event['node']} has norm {event['norm']:.3g}, the "

@@ -5,18 +5,23 @@ the reply, even one that is already there; and a pull blocks while any of its re
 uploading, so that a slow node holds up a fast one. Hence: pull only what belongs to nodes that are
 online, one message id at a time, side by side.
 
+A SuperNode that was killed and started again under the same key is online again, and never answers what it
+was asked before. So who is online, uploads nothing and is silent for too long has lost it.
+
 Nobody deals the devices out here: every SuperNode says which it hosts. One that names another's is turned
 away, so that a device counts once, whatever the strategy.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Any
 
 from flwr.app import Error, Message, RecordDict
 from flwr.app.message import make_message
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from typing_extensions import override
@@ -27,6 +32,19 @@ from strategy.messages import METRICS, TURNED_AWAY
 
 MAX_PULLS = 32
 """Replies that are fetched side by side; each may block while its node uploads."""
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A message that was handed to Flower, without its content, and how long its node has been silent."""
+
+    message: Message
+    silent_s: float = 0.0
+
+    @property
+    def node_id(self) -> int:
+        """Whom it went to."""
+        return self.message.metadata.dst_node_id
 
 
 class PatientGrid(Grid):
@@ -44,6 +62,9 @@ class PatientGrid(Grid):
         first says which devices it hosts, and ``turned-away`` when they are another's.
     horizon_s : float
         On the clock: `send_and_receive` waits no longer.
+    silence_s : float
+        Real seconds that a node may be online without answering a message before an error says that it is
+        lost; what it does while it is away or uploads does not count.
     """
 
     def __init__(
@@ -53,12 +74,14 @@ class PatientGrid(Grid):
         clock: Callable[[], float],
         on_event: Callable[[dict[str, Any]], None],
         horizon_s: float = math.inf,
+        silence_s: float = math.inf,
     ) -> None:
         self._inner, self._clock, self._on_event = inner, clock, on_event
-        self._horizon_s = horizon_s
+        self._horizon_s, self._silence_s = horizon_s, silence_s
         self._hosts = Hosts()
         self._told: dict[int, str] = {}
-        self._node_of: dict[str, int] = {}
+        self._asked: dict[str, _Asked] = {}
+        self._looked_s = monotonic()
         self._pulls: dict[str, Future[list[Message]]] = {}
         self._pool = ThreadPoolExecutor(MAX_PULLS, thread_name_prefix="pull")
 
@@ -99,7 +122,7 @@ class PatientGrid(Grid):
         for message in messages:
             for message_id in self._inner.push_messages([message]):
                 if message_id:
-                    self._node_of[message_id] = message.metadata.dst_node_id
+                    self._asked[message_id] = _Asked(make_message(message.metadata, RecordDict()))
                     pushed.append(message_id)
                     self._log("delivered", message_id, message.metadata.dst_node_id, message)
         return pushed
@@ -107,16 +130,21 @@ class PatientGrid(Grid):
     @override
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies that are here, without waiting for those that are not."""
+        message_ids = list(message_ids)
         online = set(self._inner.get_node_ids())
-        for message_id in message_ids:
-            if message_id not in self._pulls and self._node_of.get(message_id) in online:
-                self._pulls[message_id] = self._pool.submit(self._pull, message_id)
         finished = [message_id for message_id, pull in self._pulls.items() if pull.done()]
         replies = [reply for message_id in finished for reply in self._pulls.pop(message_id).result()]
+        # One that comes after all to what was given up is nobody's.
+        replies = [reply for reply in replies if reply.metadata.reply_to_message_id in self._asked]
         for reply in replies:
             message_id = reply.metadata.reply_to_message_id
-            self._log("arrived", message_id, self._node_of.pop(message_id), reply)
-        return [self._admitted(reply, online) for reply in replies]
+            self._log("arrived", message_id, self._asked.pop(message_id).node_id, reply)
+        lost = self._given_up(message_ids, finished, online)
+        for message_id in message_ids:
+            asked = self._asked.get(message_id)
+            if asked and message_id not in self._pulls and asked.node_id in online:
+                self._pulls[message_id] = self._pool.submit(self._pull, message_id)
+        return [*(self._admitted(reply, online) for reply in replies), *lost]
 
     @override
     def send_and_receive(
@@ -131,6 +159,28 @@ class PatientGrid(Grid):
             waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
             sleep(0.5)
         return replies
+
+    def _given_up(
+        self, message_ids: Collection[str], finished: Collection[str], online: set[int]
+    ) -> list[Message]:
+        """Return an error in place of each answer that a node in contact has owed for too long.
+
+        Only what was just looked for in vain counts: a pull that goes on is an upload.
+        """
+        now_s = monotonic()
+        since_s, self._looked_s = now_s - self._looked_s, now_s
+        lost = []
+        for message_id in set(finished).intersection(message_ids, self._asked):
+            asked = self._asked[message_id]
+            asked.silent_s += since_s if asked.node_id in online else 0.0
+            if asked.silent_s >= self._silence_s:
+                reason = (
+                    f"no answer in {asked.silent_s:.0f} s of contact: its SuperNode was started again, or it "
+                    "needs longer than run.silence-s"
+                )
+                del self._asked[message_id]
+                lost.append(Message(Error(ErrorCode.MESSAGE_UNAVAILABLE, reason), reply_to=asked.message))
+        return lost
 
     def _admitted(self, reply: Message, online: set[int]) -> Message:
         """Return a reply, or an error in its place if the devices it is for are another node's."""

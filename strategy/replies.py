@@ -19,8 +19,13 @@ MAX_REASON_LENGTH = 600
 """Characters of a fault that are logged; a client's traceback may be pages long."""
 
 
-_LOST_ON_THE_WAY = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
-"""Flower's words for an upload that was cut too long, or came too late: not the node's fault."""
+_LOST_ON_THE_WAY = (
+    ErrorCode.MESSAGE_UNAVAILABLE,
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+    ErrorCode.NODE_UNAVAILABLE,
+)
+"""Flower's words for an upload that was cut too long, or came too late, or was asked for in the moment in
+which its node went dark, and `server.patient_grid`'s for a node that was started again: not its fault."""
 
 
 def receive_reply(
@@ -45,11 +50,11 @@ def receive_reply(
         The event to log: ``profiled``, ``lost`` or ``refused``; None for an update, which is logged when
         merged, and for pieces, whose messages are.
     """
-    node_id = reply.metadata.src_node_id
     sent = state.in_flight.take(reply.metadata.reply_to_message_id)
+    node_id = sent.node_id  # Flower's own errors come from the SuperLink
     try:
-        if reply.has_error() and reply.error.code in _LOST_ON_THE_WAY and sent.versions:
-            return _note_lost(reply.error, node_id, sent, state)
+        if reply.has_error() and reply.error.code in _LOST_ON_THE_WAY:
+            return _note_lost(reply, sent, state)
         if reply.has_error():
             raise ValueError(error_text(reply.error))
         event = None
@@ -104,11 +109,17 @@ def _forget(lost: Collection[ExpertId], node_id: int, state: EmsFlState) -> None
     )
 
 
-def _note_lost(error: Error, node_id: int, sent: InFlight, state: EmsFlState) -> dict[str, Any]:
-    """Remember what a node is to send again; a link that goes dark is no fault of the node."""
-    # A node has one training at a time, and this was the last it was asked for.
-    state.lost.setdefault(node_id, {})[state.dispatches[node_id] - 1] = sent.versions
-    return {"event": "lost", "node": node_id, "reason": error_text(error)[:MAX_REASON_LENGTH]}
+def _note_lost(reply: Message, sent: InFlight, state: EmsFlState) -> dict[str, Any]:
+    """Remember what a node is to send again; a link that goes dark or a restart is no fault of the node."""
+    if sent.versions:
+        # A node has one training at a time, and this was the last it was asked for.
+        state.lost.setdefault(sent.node_id, {})[state.dispatches[sent.node_id] - 1] = sent.versions
+    return {
+        "event": "lost",
+        "node": sent.node_id,
+        "message": reply.metadata.reply_to_message_id,
+        "reason": error_text(reply.error)[:MAX_REASON_LENGTH],
+    }
 
 
 def _wait_for_pass(reply: Message, node_id: int, sent: InFlight, state: EmsFlState, now_s: float) -> None:

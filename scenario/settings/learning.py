@@ -41,6 +41,14 @@ class RunSettings(Section):
         description="Wall seconds of silence after which a line says what is awaited.",
     )
 
+    # A killed SuperNode is back after a minute; a device may need minutes to read its part of a checkpoint.
+    silence_s: float = Field(
+        default=600.0,
+        ge=1,
+        le=1e7,
+        description="On real nodes: seconds of contact, beyond train.steps-wall-budget-s, without an answer "
+        "and without an upload, after which what a node was asked counts as lost and it is asked anew.",
+    )
     grouped: bool = Field(
         default=True,
         description="In simulation, what many nodes are to do at one time travels as one Flower message; "

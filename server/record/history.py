@@ -206,6 +206,9 @@ class History:
 
     _note_unfinished = _note_expired
 
+    def _note_lost(self, event: Mapping[str, Any]) -> None:
+        self._worked(event)
+
     def _note_refused(self, event: Mapping[str, Any]) -> None:
         self.refusals[self.cluster(event) or "?"] += 1
 

@@ -44,6 +44,8 @@ class Awaited:
         elif kind == "arrived":
             self._asked.pop(event["message"], None)
             self._heard_s[node] = self._wall()
+        elif kind == "lost":
+            self._asked.pop(event["message"], None)
         elif kind == "joined":
             self._cluster[node] = event["cluster"]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from flwr.app import Message, RecordDict
+from flwr.common.constant import ErrorCode
 
 from server.patient_grid import PatientGrid
 from tests.fake_grid import FakeGrid
@@ -99,3 +100,39 @@ def test_send_and_receive_waits_for_all_or_for_its_timeout() -> None:
 def test_a_message_for_an_unknown_node_has_no_id() -> None:
     grid, _ = patient(Deployed())
     assert list(grid.push_messages([Message(RecordDict(), 99, "train")])) == []
+
+
+def test_what_a_node_in_contact_is_silent_about_for_too_long_is_lost_and_its_late_answer_nobodys() -> None:
+    inner = Deployed(delay=lambda number: 10**9 if number == 0 else 0)
+    events: list[dict[str, Any]] = []
+    grid = PatientGrid(inner, clock=lambda: 1.0, on_event=events.append, silence_s=0.2)
+    ids = list(grid.push_messages([Message(RecordDict(), node, "train") for node in (1, 2)]))
+    replies = pull_until(grid, ids, lambda replies: len(replies) == 2)
+    assert [(reply.metadata.reply_to_message_id, reply.has_error()) for reply in replies] == [
+        (ids[1], False),
+        (ids[0], True),
+    ]
+    error = replies[1].error
+    assert error.code == ErrorCode.MESSAGE_UNAVAILABLE and "its SuperNode was started again" in str(
+        error.reason
+    )
+    inner._pulls_left[ids[0]] = 0
+    for _ in range(20):
+        assert not list(grid.pull_messages(ids))
+    assert [event["message"] for event in events if event["event"] == "arrived"] == [ids[1]]
+
+
+def test_silence_counts_neither_while_a_node_is_away_nor_while_it_uploads() -> None:
+    inner = Deployed(delay=lambda _: 10**9)
+    grid = PatientGrid(inner, clock=lambda: 1.0, on_event=lambda _: None, silence_s=0.2)
+    ids = list(grid.push_messages([Message(RecordDict(), node, "train") for node in (1, 2)]))
+    inner.offline = {1}
+    inner.blocks[ids[1]] = threading.Event()
+    end_s = time.monotonic() + 0.6
+    while time.monotonic() < end_s:
+        assert not list(grid.pull_messages(ids))
+        time.sleep(0.01)
+    inner._pulls_left = dict.fromkeys(ids, 0)
+    inner.offline = set()
+    inner.blocks[ids[1]].set()
+    assert not any(reply.has_error() for reply in pull_until(grid, ids, lambda replies: len(replies) == 2))
