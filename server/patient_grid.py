@@ -13,6 +13,7 @@ away, so that a device counts once, whatever the strategy.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,7 +65,8 @@ class PatientGrid(Grid):
         On the clock: `send_and_receive` waits no longer.
     silence_s : float
         Real seconds that a node may be online without answering a message before an error says that it is
-        lost; what it does while it is away or uploads does not count.
+        lost; what it does while it is away or uploads does not count. Twice as long for the next message,
+        until it answers one.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class PatientGrid(Grid):
         self._hosts = Hosts()
         self._told: dict[int, str] = {}
         self._asked: dict[str, _Asked] = {}
+        self._given_up_on: Counter[int] = Counter()  # messages to a node in a row
         self._looked_s = monotonic()
         self._pulls: dict[str, Future[list[Message]]] = {}
         self._pool = ThreadPoolExecutor(MAX_PULLS, thread_name_prefix="pull")
@@ -134,12 +137,12 @@ class PatientGrid(Grid):
         online = set(self._inner.get_node_ids())
         finished = [message_id for message_id, pull in self._pulls.items() if pull.done()]
         replies = [reply for message_id in finished for reply in self._pulls.pop(message_id).result()]
-        # One that comes after all to what was given up is nobody's.
-        replies = [reply for reply in replies if reply.metadata.reply_to_message_id in self._asked]
         for reply in replies:
             message_id = reply.metadata.reply_to_message_id
-            self._log("arrived", message_id, self._asked.pop(message_id).node_id, reply)
-        lost = self._given_up(message_ids, finished, online)
+            node_id = self._asked.pop(message_id).node_id
+            del self._given_up_on[node_id]
+            self._log("arrived", message_id, node_id, reply)
+        lost = self._given_up(finished)
         for message_id in message_ids:
             asked = self._asked.get(message_id)
             if asked and message_id not in self._pulls and asked.node_id in online:
@@ -160,25 +163,26 @@ class PatientGrid(Grid):
             sleep(0.5)
         return replies
 
-    def _given_up(
-        self, message_ids: Collection[str], finished: Collection[str], online: set[int]
-    ) -> list[Message]:
+    def _given_up(self, looked_for: Collection[str]) -> list[Message]:
         """Return an error in place of each answer that a node in contact has owed for too long.
 
-        Only what was just looked for in vain counts: a pull that goes on is an upload.
+        Only what was just looked for in vain counts: a pull that goes on is an upload, and of a node that is
+        away nothing is pulled. An answer that comes after all is never asked for.
         """
         now_s = monotonic()
         since_s, self._looked_s = now_s - self._looked_s, now_s
         lost = []
-        for message_id in set(finished).intersection(message_ids, self._asked):
+        for message_id in set(looked_for).intersection(self._asked):
             asked = self._asked[message_id]
-            asked.silent_s += since_s if asked.node_id in online else 0.0
-            if asked.silent_s >= self._silence_s:
+            asked.silent_s += since_s
+            # Twice as long each time: a node that is only slow must come to its end.
+            if asked.silent_s >= self._silence_s * 2.0 ** self._given_up_on[asked.node_id]:
                 reason = (
                     f"no answer in {asked.silent_s:.0f} s of contact: its SuperNode was started again, or it "
                     "needs longer than run.silence-s"
                 )
                 del self._asked[message_id]
+                self._given_up_on[asked.node_id] += 1
                 lost.append(Message(Error(ErrorCode.MESSAGE_UNAVAILABLE, reason), reply_to=asked.message))
         return lost
 

@@ -67,7 +67,7 @@ class Site(Loopback):
         command = [
             sys.executable, "-m", "server.launch", "--superlink", self.address, "--root-certificates",
             str(self.ca), "--timeout", str(RUN_LIMIT_S), "--run-config", "conf/deployment.toml",
-            f"run.dir='{self.folder / 'runs'}'", "run.silence-s=20.0", "merge.max-merges=6", "sky.hours=0.3",
+            f"run.dir='{self.folder / 'runs'}'", "run.silence-s=60.0", "merge.max-merges=6", "sky.hours=0.3",
             *settings,
         ]  # fmt: skip
         return self.spawn("run", *command, cwd=ROOT)

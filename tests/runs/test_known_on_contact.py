@@ -164,3 +164,22 @@ def test_a_node_of_a_cluster_that_the_run_does_not_have_does_not_spoil_its_end(
     reasons = [event["reason"] for event in events_of(folder) if event["event"] == "refused"]
     assert reasons and all("Atlantis" in reason for reason in reasons)
     assert [cluster.name for cluster in read_summary(folder).clusters] == ["Iqaluit", "Khatgal"]
+
+
+def test_a_name_that_a_hostile_node_makes_up_is_looked_at_by_the_server_too(
+    tiny_run: Settings, clients: Clients, tmp_path: Path
+) -> None:
+    settings = on_contact(tiny_run) | {"population.clusters": 1}
+    grid = clients(settings, node_configs=nodes_of(tmp_path))
+    answer = grid.client
+
+    def lie(message: Message) -> RecordDict | None:
+        content = answer(message)
+        assert isinstance(content, RecordDict)
+        if message.metadata.dst_node_id == 2 and "config" in content.config_records:
+            content.config_records["config"]["cluster"] = "Nu\nuk"
+        return content
+
+    grid.client = lie
+    refused = [e for e in events_of(run(grid, read_config(settings))) if e["event"] == "refused"]
+    assert refused and all("the name of its cluster must hold printable" in e["reason"] for e in refused)

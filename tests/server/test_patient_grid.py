@@ -120,6 +120,12 @@ def test_what_a_node_in_contact_is_silent_about_for_too_long_is_lost_and_its_lat
     for _ in range(20):
         assert not list(grid.pull_messages(ids))
     assert [event["message"] for event in events if event["event"] == "arrived"] == [ids[1]]
+    # The next one is waited for twice as long.
+    inner._delay = lambda _: 10**9
+    began_s = time.monotonic()
+    again = list(grid.push_messages([Message(RecordDict(), 1, "train")]))
+    assert pull_until(grid, again, lambda replies: len(replies) == 1)[0].has_error()
+    assert time.monotonic() - began_s >= 0.4
 
 
 def test_silence_counts_neither_while_a_node_is_away_nor_while_it_uploads() -> None:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,17 @@ def test_unknown_people_are_refused_with_the_range() -> None:
         population().device(96)
     with pytest.raises(ValueError, match="no cluster 'Atlantis'; clusters: Iqaluit"):
         population().cluster("Atlantis")
+
+
+def test_of_a_part_of_the_people_only_those_are_known() -> None:
+    everybody = population()
+    some = replace(everybody, devices=everybody.devices[3:8:2])
+    assert some.device(5) == everybody.device(5)
+    for unknown in (4, 8, 2**63):
+        with pytest.raises(ValueError, match=f"no device {unknown}; devices are 3 to 7"):
+            some.device(unknown)
+    with pytest.raises(ValueError, match="no device 0; devices are none"):
+        replace(everybody, devices=()).device(0)
 
 
 def test_sites_are_read_from_a_csv_with_short_names_and_defaults(tmp_path: Path) -> None:

@@ -7,7 +7,14 @@ from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
 from strategy.flights import InFlight
-from strategy.messages import METRICS, kept_reply, read_task, said_dispatch, train_instruction
+from strategy.messages import (
+    METRICS,
+    kept_reply,
+    profile_instruction,
+    read_task,
+    said_dispatch,
+    train_instruction,
+)
 from strategy.replies import receive_reply
 from strategy.state import EmsFlState
 from tests.strategy.test_shared_parts import OWN, rules, state_of
@@ -107,3 +114,24 @@ def test_it_is_as_stale_as_the_versions_that_it_began_from_say() -> None:
     assert receive_reply(reply, state, rules(), 0.0) is None
     assert state.arrivals["A"][0].versions == began and not state.lost
     assert "dispatch" not in node(message).metric_records[METRICS]
+
+
+def test_an_error_of_the_superlink_is_of_the_node_that_was_asked_and_no_failure() -> None:
+    state = state_of()
+    for number, versions in enumerate(({OWN["A"].expert: 2}, {})):
+        message = profile_instruction(7) if not versions else train_instruction(7, {}, 0)
+        message.metadata.__dict__["_message_id"] = f"m{number}"
+        state.dispatches[7] = 1
+        state.in_flight.add(
+            f"m{number}", InFlight(node_id=7, cluster="A" if versions else "", versions=versions)
+        )
+        reply = Message(Error(ErrorCode.NODE_UNAVAILABLE, "no heartbeat"), reply_to=message)
+        reply.metadata.__dict__["_src_node_id"] = 1  # as Flower does: the SuperLink's own number
+        event = receive_reply(reply, state, rules(), 0.0)
+        assert event == {
+            "event": "lost",
+            "node": 7,
+            "message": f"m{number}",
+            "reason": f"Flower error {ErrorCode.NODE_UNAVAILABLE}: no heartbeat",
+        }
+    assert state.lost == {7: {0: {OWN["A"].expert: 2}}} and not state.failures and not state.in_flight

@@ -51,3 +51,10 @@ def test_of_many_the_longest_are_named() -> None:
     told = awaited.text()
     assert "node 0 for 60 s, the update of node 1 for 59 s" in told and "node 3" not in told
     assert "and 2 more; nobody" in told
+
+
+def test_what_is_lost_is_not_waited_for() -> None:
+    awaited = Awaited(Clock())
+    awaited.event(grid("delivered", 7, "a"))
+    awaited.event({"event": "lost", "node": 7, "message": "a", "reason": "", "time_s": 0.0})
+    assert awaited.text().startswith("nobody is asked")
