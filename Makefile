@@ -54,7 +54,8 @@ format: $(STAMP) ## let ruff put imports and layout in order
 	"$(BIN)/ruff" format .
 
 test-deploy: $(STAMP) ## real Flower processes on loopback: Ray's workers; certificates, keys, own data; links that go dark
-	"$(BIN)/python" -m pytest -n $(JOBS) --dist loadfile tests/deployment tests/deployment/dark_links.py $(ARGS)
+	"$(BIN)/python" -m pytest -n $(JOBS) --dist loadfile tests/deployment $(ARGS)
+	"$(BIN)/python" -m pytest tests/deployment/dark_links.py $(ARGS)
 
 up: ## start the deployment of docker/compose.yml in containers: TLS, keys, four nodes with data of their own (SKY=6: behind a sky that is six times as fast)
 	@sh docker/compose.sh up -d --build $(ARGS)
