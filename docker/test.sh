@@ -6,6 +6,7 @@
 # Where no Docker engine answers it installs Debian's (apt-get) and starts one of its own, which needs root. Where the base
 # image cannot be pulled it makes one with debootstrap. Python packages are downloaded outside, by pip, so that the build
 # needs no network. All of it lies in a temporary folder; EMS_FL_DOCKER_WORK names one that is kept for the next time.
+# EMS_FL_DOCKER_OPTIONAL=yes: a machine that cannot run containers is told of and is no failure.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -23,6 +24,11 @@ export DOCKER_BUILDKIT=0 EMS_FL_IMAGE="$project"
 
 say() { echo "test-docker: $*"; }
 fail() { echo "test-docker: $*" >&2; exit 1; }
+# Of what a machine must have for this: where EMS_FL_DOCKER_OPTIONAL is set, its lack is told and is no failure.
+lack() {
+    [ -z "${EMS_FL_DOCKER_OPTIONAL:-}" ] || { say "SKIPPED: $*"; exit 0; }
+    fail "$*"
+}
 
 compose() { sh docker/compose.sh -p "$project" "$@"; }
 
@@ -51,17 +57,17 @@ trap 'exit 143' TERM HUP
 need() { # need COMMAND PACKAGES...: install Debian packages when a command is missing
     command=$1; shift
     command -v "$command" >/dev/null 2>&1 && return
-    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 || fail "$command is missing: install $* or run as root"
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 || lack "$command is missing: install $* or run as root"
     say "installing $*"
     DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$@" >"$work/apt.log" 2>&1 \
       || { apt-get update -q >>"$work/apt.log" 2>&1 && apt-get install -y -q "$@" >>"$work/apt.log" 2>&1; } \
-      || fail "apt-get could not install $*; see $work/apt.log"
+      || lack "apt-get could not install $*; see $work/apt.log"
 }
 
 start_engine() {
     need docker docker.io
     if docker info >/dev/null 2>&1; then say "using the Docker engine that runs already"; return; fi
-    [ "$(id -u)" = 0 ] || fail "no Docker engine answers, and starting one needs root"
+    [ "$(id -u)" = 0 ] || lack "no Docker engine answers, and starting one needs root"
     # Debian keeps dockerd where not everybody's PATH looks.
     PATH="$PATH:/usr/sbin:/sbin"
     need dockerd docker.io
@@ -75,10 +81,10 @@ start_engine() {
     engine=$!
     for _ in $(seq 60); do
         docker info >/dev/null 2>&1 && return
-        kill -0 "$engine" 2>/dev/null || fail "the engine ended at once; see: $(tail -n 3 "$work/dockerd.log")"
+        kill -0 "$engine" 2>/dev/null || lack "the engine ended at once; see: $(tail -n 3 "$work/dockerd.log")"
         sleep 1
     done
-    fail "the engine did not answer within 60 s"
+    lack "the engine did not answer within 60 s"
 }
 
 find_base_image() {
@@ -91,10 +97,14 @@ find_base_image() {
     docker image inspect "$BASE_IMAGE" >/dev/null 2>&1 && return
     rm -rf "$work/rootfs"
     debootstrap --variant=minbase --include=python3,python3-venv,python3-pip,ca-certificates bookworm "$work/rootfs" \
-        >"$work/debootstrap.log" 2>&1 || fail "debootstrap failed; see $(tail -n 3 "$work/debootstrap.log")"
+        >"$work/debootstrap.log" 2>&1 || lack "debootstrap failed; see $(tail -n 3 "$work/debootstrap.log")"
     rm -rf "$work/rootfs/var/lib/apt/lists" "$work/rootfs/var/cache/apt"
     tar -C "$work/rootfs" -c . | docker import -c 'CMD ["bash"]' - "$BASE_IMAGE" >/dev/null
     rm -rf "$work/rootfs"
+}
+
+try_container() {
+    told=$(docker run --rm --network none "$BASE_IMAGE" true 2>&1) || lack "the engine cannot run a container here: $told"
 }
 
 build() {
@@ -168,6 +178,7 @@ survive_a_restart() {
 start_engine
 if ! docker compose version >/dev/null 2>&1; then need docker-compose docker-compose; fi
 find_base_image
+try_container
 build
 run
 refuse_a_stranger

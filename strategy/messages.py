@@ -21,6 +21,8 @@ from strategy.wire.arrays import Bits, decode_arrays, decoded, encode_arrays, pa
 ARRAYS = "arrays"
 CONFIG = "config"
 METRICS = "metrics"
+_BESIDE_BYTES = 256
+"""More than an array on the wire has beside its numbers: its type, its shape, a scale."""
 TURNED_AWAY = 1000
 """Code of the error in place of a reply whose node takes no part; Flower's own codes are small."""
 
@@ -272,9 +274,10 @@ def read_update(reply: Message, asked: ExpertArrays, own_examples: int) -> Exper
     ------
     ValueError
         If the update is hostile or broken: NaN or infinite values, a wrong shape, an expert that
-        was not assigned, no expert at all, or more examples than the node holds.
+        was not assigned, no expert at all, more bytes than those, or more examples than the node holds.
     """
     record, metrics = _arrays(reply), _metrics(reply)
+    _refuse_oversized(record, asked)
     arrays = decode_arrays(record)
     _refuse_foreign(arrays, asked)
     try:
@@ -303,6 +306,14 @@ def read_update(reply: Message, asked: ExpertArrays, own_examples: int) -> Exper
         capture=capture,
         capture_of=capture_of,
     )
+
+
+def _refuse_oversized(record: ArrayRecord, asked: ExpertArrays) -> None:
+    """Refuse what is larger than it could be before its arrays are made."""
+    size = sum(len(array.data) for array in record.values())
+    most = sum(value.nbytes + _BESIDE_BYTES for value in asked.values())
+    if size > most:
+        raise ValueError(f"it carries {size} bytes of arrays; what it was asked for has at most {most}")
 
 
 def _refuse_foreign(arrays: ExpertArrays, asked: ExpertArrays) -> None:

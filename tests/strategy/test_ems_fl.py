@@ -118,6 +118,8 @@ def broken_update(kind: str, message: Message, good: RecordDict) -> RecordDict:
         delta[first] = np.full(SHAPE, np.inf, np.float32)
     elif kind == "shape":
         delta[first] = np.zeros((2, 2), np.float32)
+    elif kind == "size":
+        delta[first] = np.zeros((1000, 1000), np.float32)
     elif kind == "dtype":
         delta[first] = delta[first].astype(np.float64)
     elif kind == "foreign":
@@ -146,6 +148,7 @@ def broken_update(kind: str, message: Message, good: RecordDict) -> RecordDict:
         ("nan", "NaN or infinite"),
         ("inf", "NaN or infinite"),
         ("shape", r"has shape \(2, 2\); it must be \(3, 2\)"),
+        ("size", r"carries 4\d{6} bytes of arrays; what it was asked for has at most"),
         ("dtype", "is float64; it must be float32"),
         ("foreign", "0.3.fc_in.lora_B, which was not assigned"),
         ("examples", "claims 11 examples; the node holds 10"),
