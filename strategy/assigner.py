@@ -40,6 +40,7 @@ class Assigner:
     ) -> None:
         self._state, self._settings = state, settings
         self._clock, self._is_expected = clock, is_expected
+        self._num_looked_at = 0  # nodes, when nobody late was among them
 
     def assign_when_heard(self) -> Event | None:
         """Assign once every expected cluster has been heard, or the wait for them is over; return the event.
@@ -64,9 +65,12 @@ class Assigner:
         """Give a cluster that came after the assignment its experts, as ``settings.late`` says."""
         state, settings = self._state, self._settings
         assert state.assignment is not None
+        if len(state.profiles) == self._num_looked_at:  # of ten thousand nodes only new ones are worth a look
+            return None
         heard = {profile.cluster for profile in state.hosts.values()}
         new = settings.in_order(heard - state.assignment.experts.keys() - state.left_out)
         if not new:
+            self._num_looked_at = len(state.profiles)
             return None
         if settings.late == "anew":
             return self._replace(self._assign(), missing=set(settings.clusters or ()) - heard)
