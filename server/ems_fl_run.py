@@ -200,6 +200,7 @@ def settings_from(job: Job) -> EmsFlSettings:
         robust=config.merge.robust,
         profile_wait_s=config.profile.wait_hours * 3600.0,
         merge_wait_s=config.merge.wait_s,
+        min_updates=config.merge.min_updates,
         evaluate_every_merges=config.evaluate.every_merges,
         target_loss=config.merge.target_loss,
         max_failures=MAX_FAILURES,

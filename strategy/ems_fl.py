@@ -270,6 +270,7 @@ class EmsFl(Strategy):
             (cluster,)
             for cluster, waiting in state.arrivals.items()
             if at_end
+            or 0 < self.settings.min_updates <= len(waiting)
             or now_s - waiting[0].arrived_s >= self.settings.merge_wait_s
             or not any(map(self._is_expected, state.in_flight.training(cluster)))
         ]

@@ -58,6 +58,9 @@ class EmsFlSettings:
         How long to wait for clusters that have not been heard.
     merge_wait_s : float
         How long the first update of a pass waits for the rest of it.
+    min_updates : int
+        Updates of a cluster that are merged without waiting for the rest of their pass; 0: all that can come
+        are waited for.
     evaluate_every_merges : int
         0: only at the start and at the end.
     target_loss : float
@@ -89,6 +92,7 @@ class EmsFlSettings:
     robust: Robust = "none"
     profile_wait_s: float = 43_200.0
     merge_wait_s: float = 600.0
+    min_updates: int = 0
     evaluate_every_merges: int = 0
     target_loss: float = 0.0
     max_failures: int = 5

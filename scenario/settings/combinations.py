@@ -80,6 +80,12 @@ def cross_faults(config: RunConfig) -> Iterator[Fault]:
             f'merge.update-bits must be 32 with the strategy "fedavg", got {config.merge.update_bits}; '
             "Flower's own strategies average arrays as they come, choose another strategy",
         )
+    if config.merge.min_updates and config.strategy != "ems-fl":
+        yield Fault(
+            ("merge.min-updates", "strategy"),
+            f'merge.min-updates must be 0 with the strategy "{config.strategy}", got '
+            f"{config.merge.min_updates}; it is for the passes of ems-fl, fedbuff has merge.buffer-size",
+        )
     if config.merge.update_bits != 32 and config.privacy.epsilon:
         yield Fault(
             ("merge.update-bits", "privacy.epsilon"),

@@ -271,6 +271,12 @@ class MergeSettings(Section):
         le=1e7,
         description="Longest wait for the rest of a cluster after its first update of a pass.",
     )
+    min_updates: int = Field(
+        default=0,
+        ge=0,
+        description="Updates of a cluster that are merged at once, k of n; the others of the pass are merged "
+        "later, as stale as they are then. 0 = the rest of the pass is waited for.",
+    )
     max_merges: int = Field(
         default=0, ge=0, description="Merges after which the run ends; 0 = run to the horizon."
     )

@@ -1,4 +1,4 @@
-"""A population known on contact: what goes together, and what it does not need."""
+"""A population known on contact, and other settings of real nodes: what goes together."""
 
 import pytest
 
@@ -13,10 +13,15 @@ from tests.scenario.test_settings import refusal
         ({"population.known": "on-contact"}, 'population.known must be "beforehand" under a simulated sky'),
         ({"data.source": "none"}, 'data.source = "none" needs population.known = "on-contact"'),
         ({"data.source": "none", "merge.target-loss": 1.5}, "merge.target-loss must be 0 with data.source"),
+        ({"merge.min-updates": 2, "strategy": "fedbuff"}, "merge.min-updates must be 0 with the strategy"),
+        (
+            {"privacy.epsilon": 1.0, "merge.update-bits": 8},
+            "merge.update-bits must be 32 with privacy.epsilon",
+        ),
         ({"data.source": "none", "evaluate.choices": 4}, "evaluate.choices must be 0 with data.source"),
     ],
 )
-def test_what_needs_a_population_known_on_contact_or_text_on_the_server_is_refused_without(
+def test_what_cannot_go_together_is_refused(
     settings: dict[str, bool | int | float | str], reason: str
 ) -> None:
     assert reason in refusal(settings)

@@ -100,6 +100,20 @@ def test_a_straggler_of_the_same_cluster_is_stale_and_discounted() -> None:
     assert all(node == 2 and discount == pytest.approx(1 / (1 + s)) for node, s, discount in stale)
 
 
+@pytest.mark.parametrize(("min_updates", "together"), [(0, 3), (2, 2), (3, 3)])
+def test_so_many_updates_of_a_pass_are_merged_and_the_rest_when_it_comes(
+    min_updates: int, together: int
+) -> None:
+    client = ArithmeticClient(clusters=dict.fromkeys((1, 2, 3), "sea"), favourite={"sea": 0})
+    # Messages 0 to 2 are the profiles, 3 to 5 the first to train; node 3 is slow with its answer.
+    rule = settings(("sea",), min_updates=min_updates)
+    _, events = play(client, 3, rule, max_merges=9, delay=lambda number: 3 if number == 5 else 0)
+    merged = [event for event in events if event["event"] == "merged"]
+    assert len(merged[0]["updates"]) == together
+    first_of_slow = next(u for event in merged for u in event["updates"] if u["node"] == 3)
+    assert (first_of_slow["staleness"]["0.0"] > 0) == (min_updates == 2)
+
+
 def test_the_next_order_carries_the_merged_values_and_counts_up() -> None:
     client = ArithmeticClient(clusters={1: "sea"}, favourite={"sea": 0})
     play(client, 1, settings(("sea",)), max_merges=3)
