@@ -74,7 +74,7 @@ def tune(message: Message, context: Context) -> Message:
     state = client_state(context)
     instructions = read_instructions(message, context, state.config, state.population)
     task = read_task(message)
-    if (kept := kept_update(context, task.lost)) is not None:
+    if (kept := kept_update(context, task.lost, task.lost_of)) is not None:
         return instructions.sign(kept_reply(kept.update, kept.dispatch, message))
     if lacking := state.lacking(_kept(task, state)):
         return instructions.sign(lacks_reply(lacking, message))

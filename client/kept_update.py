@@ -7,7 +7,7 @@ state.
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -67,21 +67,22 @@ def _write(file: Path, of: dict[str, str | int], arrays: ArrayRecord, metrics: M
     unfinished.replace(file)
 
 
-def kept_update(context: Context, lost: Collection[int]) -> Kept | None:
-    """Return the node's last update, if it is one of those of this run that were lost."""
-    kept = (_on_disk(context), _in_state(context)) if lost else ()
+def kept_update(context: Context, lost: Collection[int], earlier_runs: Iterable[str] = ()) -> Kept | None:
+    """Return the node's last update, if it is one of those that this run, or one it goes on with, lost."""
+    runs = {str(context.run_id), *earlier_runs}
+    kept = (_on_disk(context, runs), _in_state(context, runs)) if lost else ()
     return next((one for one in kept if one is not None and one.dispatch in lost), None)
 
 
-def _in_state(context: Context) -> Kept | None:
+def _in_state(context: Context, runs: Collection[str]) -> Kept | None:
     of = context.state.config_records.get(_OF)
-    if of is None or of["run"] != str(context.run_id):
+    if of is None or of["run"] not in runs:
         return None
     arrays, metrics = context.state.array_records[_ARRAYS], context.state.metric_records[_METRICS]
     return Kept(int(str(of["dispatch"])), RecordDict({ARRAYS: arrays, METRICS: metrics}))
 
 
-def _on_disk(context: Context) -> Kept | None:
+def _on_disk(context: Context, runs: Collection[str]) -> Kept | None:
     """Return what is on the disk; None where that is nothing, or no such file: the node trains anew."""
     file = _file(context)
     with suppress(FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
@@ -89,7 +90,7 @@ def _on_disk(context: Context) -> Kept | None:
             with safe_open(file, "numpy") as opened:
                 about = json.loads(opened.metadata()["about"])
                 arrays = {name: Array(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
-            if about["run"] == str(context.run_id):
+            if about["run"] in runs:
                 metrics = MetricRecord(about["metrics"])
                 update = RecordDict({ARRAYS: ArrayRecord(arrays), METRICS: metrics})
                 return Kept(int(about["dispatch"]), update)

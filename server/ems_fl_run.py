@@ -104,7 +104,8 @@ class Saved:
 def run_ems_fl(job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Saved | None) -> Outcome:
     """Run, or go on with, the job; saves its state after merges."""
     world, clock, expects, snapshot = _world(job, grid, log, observer, saved)
-    settings = settings_from(job)
+    earlier_runs = tuple(saved.extra.get("runs", ())) if saved else ()
+    settings = replace(settings_from(job), earlier_runs=earlier_runs)
     catalogue = catalogue_of(job.config, job.path, job.fingerprint, travels=job.plan is None)
     for note in delivery_notes(job.config, catalogue, job.layout.layers, job.plan) if catalogue else ():
         log.say(note)
@@ -117,7 +118,9 @@ def run_ems_fl(job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Sav
     def save_now(state: EmsFlState) -> None:
         with pace.saving(state.merges):
             log.sync()
-            extra = {"log_offset": log.offset, "clock_s": clock()}
+            extra: dict[str, Any] = {"log_offset": log.offset, "clock_s": clock()}
+            if job.plan is None:
+                extra["runs"] = [*earlier_runs, str(grid.run.run_id)]
             save_state(log.folder, state, sky=snapshot(), extra=extra)
 
     strategy = STRATEGIES[job.config.strategy](
@@ -254,8 +257,8 @@ def _world(
     """Return the grid to run on, its clock, what it expects, and how to snapshot it."""
     if job.plan is None:
         if saved:
-            # Messages in flight ended with Flower's run: their nodes are asked anew.
-            saved.strategy.in_flight.forget_all()
+            # Messages in flight ended with Flower's run: their nodes are asked anew, and send what they kept.
+            saved.strategy.begin_anew()
         deployed, clock = deployed_grid(job, grid, observer, saved)
         return deployed, clock, None, dict
     sky = satellite_grid(job, grid, log, observer, visibility="in-view")

@@ -170,6 +170,7 @@ class EmsFl(Strategy):
                         reply_with=self.reply_with,
                         watch=watch,
                         lost=state.lost.get(node_id, ()),
+                        lost_of=self.settings.earlier_runs,
                     )
                 )
         return messages

@@ -21,8 +21,7 @@ from strategy.wire.arrays import Bits, decode_arrays, decoded, encode_arrays, pa
 ARRAYS = "arrays"
 CONFIG = "config"
 METRICS = "metrics"
-_BESIDE_BYTES = 256
-"""More than an array on the wire has beside its numbers: its type, its shape, a scale."""
+_BESIDE_BYTES = 256  # more than an array on the wire has beside its numbers: type, shape, a scale
 TURNED_AWAY = 1000
 """Code of the error in place of a reply whose node takes no part; Flower's own codes are small."""
 
@@ -76,8 +75,9 @@ class TrainTask:
         Strength of FedProx's pull back to ``values``; 0: none.
     watch : int
         Number of the assignment whose capture is to be told; 0: none is.
-    lost : tuple[int, ...]
-        ``dispatch`` of earlier tasks whose updates did not arrive: who still has one sends it instead.
+    lost, lost_of : tuple[int, ...], tuple[str, ...]
+        ``dispatch`` of earlier tasks whose updates did not arrive: who still has one sends it instead; and
+        Flower's names of runs that this one goes on with.
     """
 
     values: ExpertArrays
@@ -87,6 +87,7 @@ class TrainTask:
     proximal_mu: float = 0.0
     watch: int = 0
     lost: tuple[int, ...] = ()
+    lost_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +186,7 @@ def train_instruction(
     reply_with: str = "delta",
     watch: int = 0,
     lost: Iterable[int] = (),
+    lost_of: Iterable[str] = (),
 ) -> Message:
     """Return the order to train the experts in ``values`` beside frozen ones of other layers."""
     config = ConfigRecord({"dispatch": dispatch, "reply-with": reply_with})
@@ -195,18 +197,14 @@ def train_instruction(
         config["watch"] = watch
     if numbers := sorted(lost):
         config["lost"] = numbers
+        if runs := list(lost_of):
+            config["lost-of"] = runs
     content = RecordDict({ARRAYS: encode_arrays(values), CONFIG: config})
     return Message(content, node_id, MessageType.TRAIN)
 
 
 def read_task(instruction: Message) -> TrainTask:
-    """Return what a training or evaluation message asks for; also one of a stock strategy.
-
-    Raises
-    ------
-    ValueError
-        If it carries no arrays.
-    """
+    """Return what a training or evaluation message asks for, also one of a stock strategy."""
     arrays, config = _arrays(instruction), _config(instruction)
     frozen = cast(list[str] | None, config.get("frozen"))
     return TrainTask(
@@ -218,6 +216,7 @@ def read_task(instruction: Message) -> TrainTask:
         proximal_mu=float(cast(float, config.get("proximal-mu", 0.0))),
         watch=int(cast(int, config.get("watch", 0))),
         lost=tuple(cast(list[int], config.get("lost", []))),
+        lost_of=tuple(cast(list[str], config.get("lost-of", []))),
     )
 
 

@@ -69,6 +69,8 @@ class EmsFlSettings:
         Faults in a row after which a node is left alone.
     poll_interval_s : float
         Real seconds between two looks at a grid that does not block; 0 for a simulated one.
+    earlier_runs : tuple of str
+        Flower's names of the runs that this one goes on with.
     seed : int
         For random assignment.
     """
@@ -97,6 +99,7 @@ class EmsFlSettings:
     target_loss: float = 0.0
     max_failures: int = 5
     poll_interval_s: float = 0.0
+    earlier_runs: tuple[str, ...] = ()
     seed: int = 0
 
     @property

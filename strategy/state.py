@@ -97,6 +97,14 @@ class EmsFlState:
     merges: int = 0
     evaluated_at: int = -1
 
+    def begin_anew(self) -> None:
+        """Take no more interest in messages that ended with an earlier run; what was trained for is lost."""
+        for sent in self.in_flight.values():
+            if sent.versions:
+                # A node has one training at a time, and this was the last it was asked for.
+                self.lost.setdefault(sent.node_id, {})[self.dispatches[sent.node_id] - 1] = sent.versions
+        self.in_flight.forget_all()
+
     def version(self, expert: ExpertId) -> int:
         """Return how often the expert has been merged."""
         return self.versions.get(expert, 0)

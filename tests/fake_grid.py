@@ -44,6 +44,7 @@ class FakeGrid(Grid):
         self.node_ids = list(range(1, num_nodes + 1))
         self.pushed: list[Message] = []  # every message, in order, for tests to look at
         self._delay = delay
+        self._run = Run.create_empty(1)
         self._numbers = count()
         self._waiting: dict[str, Message] = {}
         self._pulls_left: dict[str, int] = {}

@@ -15,8 +15,9 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,7 @@ from moe.disk.layout import open_storage
 from server.keys.command import main as keys
 from server.machine.environment import quiet_settings
 from server.machine.processes import TAG_VARIABLE, end_all, free_port, tagged
+from server.record.state import load_state
 from server.report.run_files import read_run
 from tests.report.documented import undocumented
 from tests.rooms import ROOT
@@ -36,6 +38,7 @@ HOSTED = ("0-1", "2-3", "3")
 STRANGER = "stranger"
 START_PATIENCE_S = 60.0
 RUN_LIMIT_S = 900.0
+LAUNCH = (sys.executable, "-m", "server.launch", "--timeout", str(RUN_LIMIT_S))
 
 
 class Loopback:
@@ -108,6 +111,10 @@ class Loopback:
                 cwd=cwd or self.folder,
             )
 
+    def reached(self) -> list[str]:
+        """Return how a launcher reaches the SuperLink."""
+        return ["--superlink", self.address, "--root-certificates", str(self.ca)]
+
     def _wait_for_health(self, port: str) -> None:
         deadline_s = time.monotonic() + START_PATIENCE_S
         while time.monotonic() < deadline_s:
@@ -162,6 +169,30 @@ def test_the_same_apps_complete_a_short_run_on_a_superlink_and_two_supernodes(lo
 
 
 @pytest.mark.deployment
+def test_a_run_whose_serverapp_is_killed_goes_on_where_it_was(loopback: Loopback) -> None:
+    runs = loopback.folder / "killed"
+    run = loopback.spawn(
+        "killed-run", *LAUNCH, *loopback.reached(), "--run-config", "conf/deployment.toml",
+        f"run.dir='{runs}'", "merge.max-merges=3", "evaluate.every-merges=1", cwd=ROOT,
+    )  # fmt: skip
+    until(lambda: events_of(runs, "merged"), run)
+    (server,) = [
+        process for process in tagged(loopback.tag) if "flwr-serverapp" in " ".join(process.cmdline())
+    ]
+    server.kill()
+    assert run.wait(timeout=RUN_LIMIT_S) != 0, loopback.logs()
+    (folder,) = runs.iterdir()
+    merged, saved = events_of(runs, "merged"), load_state(folder)[0].merges
+    done = launch(loopback, config=str(folder / "resume.toml"))
+    assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}\n{loopback.logs()}"
+    again = events_of(runs, "merged")
+    assert [event["merges"] for event in again] == [1, 2, 3]
+    # What was saved stays; a merge that was not is made again, of updates that the nodes still have.
+    assert again[:saved] == merged[:saved]
+    assert (folder / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.deployment
 def test_a_node_whose_key_nobody_registered_gets_nowhere(loopback: Loopback) -> None:
     assert loopback.stranger.wait(timeout=START_PATIENCE_S) != 0, loopback.logs()
     log = (loopback.folder / f"{STRANGER}.log").read_text(errors="replace")
@@ -192,16 +223,28 @@ def test_what_the_serverapp_refuses_is_the_last_thing_on_the_screen_alone(loopba
     assert "refused" not in result.stdout
 
 
-def launch(loopback: Loopback, *settings: str) -> "subprocess.CompletedProcess[str]":
-    """Run conf/deployment.toml with more settings on the test's SuperLink."""
-    command = [
-        sys.executable, "-m", "server.launch", "--superlink", loopback.address,
-        "--root-certificates", str(loopback.ca), "--timeout", str(RUN_LIMIT_S),
-        "--run-config", "conf/deployment.toml", *settings,
-    ]  # fmt: skip
+def launch(
+    loopback: Loopback, *settings: str, config: str = "conf/deployment.toml"
+) -> "subprocess.CompletedProcess[str]":
+    """Run a configuration with more settings on the test's SuperLink."""
+    command = [*LAUNCH, *loopback.reached(), "--run-config", config, *settings]
     return subprocess.run(
         command, cwd=ROOT, env=loopback.environment, capture_output=True, text=True, check=False
     )
+
+
+def events_of(runs: Path, kind: str) -> list[dict[str, Any]]:
+    """Return the whole lines of an event log of the one run in a folder, of one kind."""
+    files = list(runs.glob("*/events.jsonl"))
+    whole = files[0].read_text().rpartition("\n")[0] if files else ""
+    return [event for event in map(json.loads, whole.splitlines()) if event["event"] == kind]
+
+
+def until(holds: Callable[[], Any], run: "subprocess.Popen[bytes]") -> None:
+    """Wait for something while a run goes on."""
+    while not holds():
+        assert run.poll() is None, "the run has ended"
+        time.sleep(0.2)
 
 
 def check_parts(folder: Path, parts: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
+from flwr.supercore.run import Run
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from client.app import app as client_app
@@ -120,6 +121,7 @@ def clients() -> Callable[..., FakeGrid]:
         num_nodes: int = 2,
         spoil: Any = None,
         node_configs: Any = MappingProxyType({}),
+        run_id: int = 1,
         **more: Any,
     ) -> FakeGrid:
         states: dict[int, RecordDict] = defaultdict(RecordDict)  # a SuperNode has one as long as it lives
@@ -127,7 +129,9 @@ def clients() -> Callable[..., FakeGrid]:
         def client(message: Message) -> RecordDict | None:
             node_id = message.metadata.dst_node_id
             node, state = node_configs.get(node_id, {}), states[node_id]
-            context = Context(run_id=1, node_id=node_id, node_config=node, state=state, run_config=settings)
+            context = Context(
+                run_id=run_id, node_id=node_id, node_config=node, state=state, run_config=settings
+            )
             if spoil is not None:
                 spoil(message)
             reply = client_app(message, context)
@@ -135,7 +139,9 @@ def clients() -> Callable[..., FakeGrid]:
                 raise RuntimeError(reply.error.reason)
             return reply.content
 
-        return FakeGrid(client, num_nodes=num_nodes, **more)
+        grid = FakeGrid(client, num_nodes=num_nodes, **more)
+        grid.set_run(Run.create_empty(run_id))
+        return grid
 
     return make
 

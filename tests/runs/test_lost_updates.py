@@ -94,7 +94,10 @@ def test_half_a_file_is_no_update_and_another_runs_is_not_ours(tmp_path: Path) -
     assert in_memory is not None and in_memory.dispatch == 4
     (tmp_path / "full").unlink()
     of_the_next_run = Context(run_id=8, node_id=1, node_config={}, state=alive.state, run_config={})
-    assert kept_update(of_the_next_run, [4]) is None
+    assert kept_update(of_the_next_run, [4]) is None and kept_update(of_the_next_run, [4], ["6"]) is None
+    # But a run that goes on with it asks for it by its name.
+    gone_on = kept_update(node(8), [3], ["6", "7"])
+    assert gone_on is not None and gone_on.dispatch == 3
     assert kept_update(node(8), [3]) is None and kept_update(node(7), [4]) is None
     wrong = Context(run_id=7, node_id=1, node_config={"keep": "here"}, state=RecordDict(), run_config={})
     with pytest.raises(ValueError, match="keep of --node-config must be an absolute folder, got 'here'"):
@@ -102,3 +105,53 @@ def test_half_a_file_is_no_update_and_another_runs_is_not_ours(tmp_path: Path) -
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:40])
     assert kept_update(node(7), [3]) is None
+
+
+def test_a_run_that_goes_on_asks_for_what_was_under_way_and_it_is_sent_not_trained_again(
+    tiny_run: Settings, clients: Clients, tmp_path: Path
+) -> None:
+    settings = {
+        **tiny_run,
+        **{"sky.simulated": False, "sky.hours": 0.05, "profile.wait-hours": 0.001, "merge.max-merges": 3},
+        **{"train.steps-wall-budget-s": 60.0, "train.max-steps": 2, "population.clusters": 2},
+    }
+    names = [cluster.name for cluster in population_from(read_config(settings)).clusters]
+    nodes = {
+        node: {"cluster": name, "keep": str(tmp_path / f"kept-{node}")}
+        for node, name in enumerate(names, start=1)
+    }
+    grid = one_at_a_time(clients(settings, node_configs=nodes))
+    client, sent = grid.client, list[Any]()
+
+    def dies_with_the_first_update(message: Message) -> RecordDict | None:
+        reply = client(message)
+        if message.metadata.message_type == "train":
+            sent.append(reply)
+            raise KeyboardInterrupt  # the ServerApp ends; the node's work is done and kept
+        assert isinstance(reply, RecordDict)
+        return reply
+
+    grid.client = dies_with_the_first_update
+    with pytest.raises(KeyboardInterrupt):
+        run(grid, read_config(settings))
+    (folder,) = (tmp_path / "runs").iterdir()
+    more = settings | {"run.resume": str(folder)}
+    again = one_at_a_time(clients(more, node_configs=nodes, run_id=2))
+    answer, answers = again.client, list[tuple[Any, Any]]()
+
+    def listen(message: Message) -> RecordDict | None:
+        reply = answer(message)
+        assert isinstance(reply, RecordDict)
+        if message.metadata.message_type == "train":
+            answers.append((read_task(message), reply))
+        return reply
+
+    again.client = listen
+    run(again, read_config(more))
+    resent = [
+        reply for task, reply in answers if task.lost and reply.metric_records[METRICS].get("dispatch") == 0
+    ]
+    assert [content_of(reply) for reply in resent] == [content_of(sent[0])]
+    assert all(task.lost_of == ("1",) for task, _ in answers if task.lost)
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert [event["merges"] for event in events if event["event"] == "merged"] == [1, 2, 3]
