@@ -186,7 +186,7 @@ def test_a_run_whose_serverapp_is_killed_goes_on_where_it_was(loopback: Loopback
     done = launch(loopback, config=str(folder / "resume.toml"))
     assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}\n{loopback.logs()}"
     again = events_of(runs, "merged")
-    assert [event["merges"] for event in again] == [1, 2, 3]
+    assert [event["merges"] for event in again] == list(range(1, len(again) + 1)) and len(again) >= 3
     # What was saved stays; a merge that was not is made again, of updates that the nodes still have.
     assert again[:saved] == merged[:saved]
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
