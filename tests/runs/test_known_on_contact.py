@@ -39,6 +39,20 @@ def events_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
 
 
+def lies(grid: FakeGrid, name: str) -> None:
+    """Have the second node give its cluster another name than it was started with."""
+    answer = grid.client
+
+    def lie(message: Message) -> RecordDict | None:
+        content = answer(message)
+        assert isinstance(content, RecordDict)
+        if message.metadata.dst_node_id == 2 and "config" in content.config_records:
+            content.config_records["config"]["cluster"] = name
+        return content
+
+    grid.client = lie
+
+
 def test_clusters_that_the_server_never_heard_of_train_and_are_told_of(
     tiny_run: Settings, clients: Clients, tmp_path: Path
 ) -> None:
@@ -150,16 +164,7 @@ def test_a_node_of_a_cluster_that_the_run_does_not_have_does_not_spoil_its_end(
 ) -> None:
     settings = deployed(tiny_run)
     grid = clients(settings, node_configs={1: {"cluster": "Iqaluit"}, 2: {"cluster": "Khatgal"}}, num_nodes=2)
-    answer = grid.client
-
-    def lie(message: Message) -> RecordDict | None:
-        content = answer(message)
-        assert isinstance(content, RecordDict)
-        if message.metadata.dst_node_id == 2 and "config" in content.config_records:
-            content.config_records["config"]["cluster"] = "Atlantis"
-        return content
-
-    grid.client = lie
+    lies(grid, "Atlantis")
     folder = run(grid, read_config(settings))
     reasons = [event["reason"] for event in events_of(folder) if event["event"] == "refused"]
     assert reasons and all("Atlantis" in reason for reason in reasons)
@@ -171,15 +176,6 @@ def test_a_name_that_a_hostile_node_makes_up_is_looked_at_by_the_server_too(
 ) -> None:
     settings = on_contact(tiny_run) | {"population.clusters": 1}
     grid = clients(settings, node_configs=nodes_of(tmp_path))
-    answer = grid.client
-
-    def lie(message: Message) -> RecordDict | None:
-        content = answer(message)
-        assert isinstance(content, RecordDict)
-        if message.metadata.dst_node_id == 2 and "config" in content.config_records:
-            content.config_records["config"]["cluster"] = "Nu\nuk"
-        return content
-
-    grid.client = lie
+    lies(grid, "Nu\nuk")
     refused = [e for e in events_of(run(grid, read_config(settings))) if e["event"] == "refused"]
     assert refused and all("the name of its cluster must hold printable" in e["reason"] for e in refused)
