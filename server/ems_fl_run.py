@@ -1,5 +1,6 @@
 """Run EMS-FL, or an asynchronous rival, over the simulated sky or Flower's own grid; saves and resumes."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from server.job import Job, adapter_bytes_per_expert, shared_adapter_bytes
 from server.observer import Observer
 from server.patient_grid import PatientGrid
 from server.record.run_log import RunLog
-from server.record.saving_pace import SavingPace
+from server.record.saving_pace import MOST_OF_THE_TIME, SavingPace
 from server.record.state import load_state, save_state
 from sim.grid.grid import SatelliteGrid
 from sim.names import name_fault
@@ -109,7 +110,12 @@ def run_ems_fl(job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Sav
     catalogue = catalogue_of(job.config, job.path, job.fingerprint, travels=job.plan is None)
     for note in delivery_notes(job.config, catalogue, job.layout.layers, job.plan) if catalogue else ():
         log.say(note)
-    pace = SavingPace(job.config.run.save_every_merges, merges=saved.strategy.merges if saved else 0)
+    pace = SavingPace(
+        job.config.run.save_every_merges,
+        merges=saved.strategy.merges if saved else 0,
+        # A node may forget an update when it is asked for the next: what it sent is on the disk by then.
+        share=MOST_OF_THE_TIME if job.plan is not None else math.inf,
+    )
 
     def save(state: EmsFlState) -> None:
         if pace.is_due(state.merges):
@@ -132,6 +138,9 @@ def run_ems_fl(job: Job, grid: Grid, log: RunLog, observer: Observer, saved: Sav
         delivery=delivery_of(job.config, catalogue),
         state=saved.strategy if saved else None,
     )
+
+    if saved and job.plan is None:
+        save_now(strategy.state)  # a run that is killed before it merges was here too
 
     def evaluate(merges: int, arrays: ArrayRecord) -> MetricRecord:
         values = decode_arrays(arrays)

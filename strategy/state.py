@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass, field
 
-from moe.experts import ExpertArrays, ExpertId
+from moe.experts import ExpertArrays, ExpertId, held_with
 from strategy.assignment import Assignment
 from strategy.flights import Flights
 from strategy.messages import ExpertUpdate, Profile
+
+ORDERS_UNSAVED = 8
+"""Training messages that a node may have had after the last save of a run that was killed: one, since its
+update is merged and saved before the next, and one more for each that the link lost."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,12 +102,24 @@ class EmsFlState:
     evaluated_at: int = -1
 
     def begin_anew(self) -> None:
-        """Take no more interest in messages that ended with an earlier run; what was trained for is lost."""
+        """Take no more interest in messages that ended with an earlier run; what was trained for is lost.
+
+        Lost is what was in flight, and what the earlier run may have sent after it saved this. Those numbers
+        are used up: a node that had none of them trains, and one that has an update sends it.
+        """
         for sent in self.in_flight.values():
             if sent.versions:
                 # A node has one training at a time, and this was the last it was asked for.
                 self.lost.setdefault(sent.node_id, {})[self.dispatches[sent.node_id] - 1] = sent.versions
         self.in_flight.forget_all()
+        for node_id, profile in self.profiles.items():
+            if experts := self.experts_of(profile.cluster):
+                held = held_with(set(experts), self.values)
+                first = self.dispatches.get(node_id, 0)
+                self.dispatches[node_id] = first + ORDERS_UNSAVED
+                for dispatch in range(first, first + ORDERS_UNSAVED):
+                    versions = {key.expert: self.version(key.expert) for key in held}
+                    self.lost.setdefault(node_id, {})[dispatch] = versions
 
     def version(self, expert: ExpertId) -> int:
         """Return how often the expert has been merged."""

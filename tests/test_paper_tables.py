@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from benchmarks.paper.__main__ import candidates_of
-from benchmarks.paper.__main__ import cell as cell_of
 from benchmarks.paper.cell import ROOT
 from benchmarks.paper.measures import curve
-from benchmarks.paper.methods import FEDAVG, TABLES
+from benchmarks.paper.methods import TABLES
 from benchmarks.paper.models import load_cv, mean_of_others
 from benchmarks.paper.plots import mean_curve
-from benchmarks.paper.tables import forgotten, headline, hours_to, interval, paired, speedups, table
+from benchmarks.paper.tables import forgotten, headline, hours_to, interval, mixed, paired, speedups, table
 
 
 def cell(own: list[float], merged: list[float], **more: Any) -> dict[str, Any]:
@@ -111,20 +110,29 @@ def test_from_the_assignment_on_a_device_has_its_own_sub_model() -> None:
     assert [p.own for p in curve(events[:2] + events[4:], None)] == [4.0, 3.25]
 
 
-def test_a_base_may_have_another_of_the_values_that_were_tried() -> None:
-    rate = "train.learning-rate"
-    assert cell_of(FEDAVG, "field", "sparse", 1, smoke=False).settings[rate] == 0.03
-    assert rate not in cell_of(FEDAVG, "sharp", "sparse", 1, smoke=False).settings
-    methods = {method.name: method for table in TABLES.values() for method in table}.values()
-    assert all(chosen in method.candidates for method in methods for chosen in method.by_base.values())
+def test_cells_of_a_seed_must_begin_with_the_same_loss() -> None:
+    ours, theirs = {1: cell([4, 3], [4, 3]), 2: cell([5, 3], [5, 3])}, {1: cell([4, 3.5], [4 + 1e-5, 3.5])}
+    assert mixed({"EMS-FL": ours, "FedAvg": theirs}) == []
+    (fault,) = mixed({"EMS-FL": ours, "FedAvg": {2: cell([5.01, 3], [5.01, 3])}})
+    assert fault.startswith("seed 2") and "EMS-FL has 5.0000, FedAvg 5.0100" in fault
+
+
+def test_what_is_there_before_training_was_not_reached_sooner() -> None:
+    ours, worse = {1: cell([4, 3], [4, 3])}, {1: cell([4, 4.5], [4, 4.5])}
+    assert math.isnan(speedups(ours, worse, "own")[0])
+    assert " - " in table({"EMS-FL": ours, "FedAvg": worse}).splitlines()[2]
+    assert headline({"EMS-FL": ours, "FedAvg": worse})["speedup_to_fedavg_loss"] is None
 
 
 def test_on_every_base_the_same_values_are_tried() -> None:
     options = argparse.Namespace(table="split", bases=["sharp", "field"], skies=["sparse"])
-    tried = [(c.base, c.settings.get("train.learning-rate")) for c in candidates_of(options)]
-    of = {base: [rate for at, rate in tried if at == base] for base in options.bases}
-    # Three of EMS-FL, three of FedAvg, one of what trains as EMS-FL.
-    assert of["sharp"] == of["field"] == [None, 0.003, 0.03, None, 0.003, 0.03, None]
+    rates = ("train.learning-rate", "merge.server-learning-rate")
+    tried = [(c.base, *map(c.settings.get, rates)) for c in candidates_of(options)]
+    of = {base: [chosen for at, *chosen in tried if at == base] for base in options.bases}
+    ours = [[None, None], [0.003, None], [0.03, None], [None, 2.0]]
+    fedavg = [[None, 2.0], [0.003, 1.0], [0.01, 1.0], [0.03, 1.0], [None, 0.5], [None, 4.0]]
+    # And what trains as EMS-FL.
+    assert of["sharp"] == of["field"] == [*ours, *fedavg, [None, None]]
 
 
 def test_the_kept_cells_do_not_say_on_whose_machine_they_ran() -> None:

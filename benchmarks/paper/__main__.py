@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.paper.cell import Cell, be_quiet, measure, measured, read_again
 from benchmarks.paper.methods import TABLES, Method
 from benchmarks.paper.plots import draw_curves, draw_gains
-from benchmarks.paper.tables import REFERENCE, Cells, headline, table
+from benchmarks.paper.tables import REFERENCE, Cells, headline, mixed, table
 from benchmarks.paper.worlds import BASES, SIZE, SKIES, SMOKE, TUNING_SEED
 
 SMOKE_SEEDS = (1, 2)
@@ -45,8 +45,7 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
 def cell(method: Method, base: str, sky: str, seed: int, *, smoke: bool) -> Cell:
     """Return a method in a world with a seed."""
     world = {**SIZE, **BASES[base], **SKIES[sky], **(SMOKE if smoke else {})}
-    settings = {**world, **method.settings, **method.by_base.get(base, {})}
-    return Cell(method=method, base=base, sky=sky, seed=seed, settings=settings)
+    return Cell(method=method, base=base, sky=sky, seed=seed, settings={**world, **method.settings})
 
 
 def candidates_of(options: argparse.Namespace) -> list[Cell]:
@@ -149,6 +148,8 @@ def main(arguments: Sequence[str]) -> None:
         for one in cells:
             read_again(one, results)
     worlds, versions = worlds_of(cells, results)
+    if faults := [f"{name}: {fault}" for name, methods in worlds.items() for fault in mixed(methods)]:
+        raise SystemExit("\n".join(faults))
     numbers = report(worlds, versions)
     if options.plots:
         options.plots.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,5 @@
 """The methods of the tables: what each is, as settings over those of the world, and how it was tuned."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,8 +18,6 @@ class Method:
         In the table and in the files.
     settings : dict
         Over those of the world.
-    by_base : dict
-        Base -> which of ``candidates`` it has there, where a base chose otherwise than most.
     how : {"sky", "own-alone", "whole-alone", "central"}
         ``sky``: a run of the app. The others never send anything (`benchmarks.paper.alone`).
     absent : str
@@ -32,14 +29,14 @@ class Method:
 
     name: str
     settings: Settings = field(default_factory=dict)
-    by_base: Mapping[str, Settings] = field(default_factory=dict)
     how: Literal["sky", "own-alone", "whole-alone", "central"] = "sky"
     absent: str = "none is absent: every device holds all experts"
     candidates: tuple[Settings, ...] = ()
 
 
 KEPT_BY_OWNERS = "the server keeps what their owners merged; a device does not hold them"
-EVERY = "evaluate.every-merges"
+EVERY, LOCAL_RATE = "evaluate.every-merges", "train.learning-rate"
+SERVER_RATE = "merge.server-learning-rate"
 
 
 def _rates(key: str, *values: float) -> tuple[Settings, ...]:
@@ -49,45 +46,49 @@ def _rates(key: str, *values: float) -> tuple[Settings, ...]:
 EMS_FL = Method(
     name="EMS-FL",
     absent=KEPT_BY_OWNERS,
-    candidates=_rates("train.learning-rate", 0.003, 0.03),
+    candidates=(*_rates(LOCAL_RATE, 0.003, 0.03), *_rates(SERVER_RATE, 2.0)),
 )
+# At a server rate of 4 it diverges on sharp.
+SYNCHRONOUS: Settings = {"strategy": "fedavg", "fedavg.rounds": 1000, SERVER_RATE: 2.0}
 FEDAVG = Method(
     name="FedAvg",
-    settings={"strategy": "fedavg", "fedavg.rounds": 1000},
-    by_base={"field": {"train.learning-rate": 0.03}},
-    candidates=_rates("train.learning-rate", 0.003, 0.03),
+    settings=SYNCHRONOUS,
+    candidates=(
+        *({SERVER_RATE: 1.0, LOCAL_RATE: rate} for rate in (0.003, 0.01, 0.03)),
+        *_rates(SERVER_RATE, 0.5, 4.0),
+    ),
 )
 MAIN = (
     EMS_FL,
     FEDAVG,
     Method(
         name="FedProx",
-        settings={"strategy": "fedavg", "fedavg.rounds": 1000, "fedavg.proximal-mu": 0.01},
-        candidates=_rates("fedavg.proximal-mu", 0.1, 1.0),
+        settings={**SYNCHRONOUS, "fedavg.proximal-mu": 0.01},
+        candidates=(*_rates("fedavg.proximal-mu", 0.1, 1.0), *_rates(SERVER_RATE, 1.0)),
     ),
     Method(
         name="FedBuff",
-        settings={"strategy": "fedbuff", "train.learning-rate": 0.003},
+        settings={"strategy": "fedbuff", LOCAL_RATE: 0.003},
         candidates=(
-            {"train.learning-rate": 0.01},
-            {"train.learning-rate": 0.01, "merge.server-learning-rate": 0.3},
+            {LOCAL_RATE: 0.01},
+            {LOCAL_RATE: 0.01, SERVER_RATE: 0.3},
         ),
     ),
     Method(
         name="FedAsync",
         settings={
-            **{"strategy": "fedasync", "merge.server-learning-rate": 0.6, "train.learning-rate": 0.003},
+            **{"strategy": "fedasync", SERVER_RATE: 0.6, LOCAL_RATE: 0.003},
             EVERY: 24,
         },
         candidates=(
-            {"train.learning-rate": 0.01},
-            {"train.learning-rate": 0.01, "merge.server-learning-rate": 0.2},
+            {LOCAL_RATE: 0.01},
+            {LOCAL_RATE: 0.01, SERVER_RATE: 0.2},
         ),
     ),
     Method(
         name="attention alone (FedAvg)",
-        settings={"strategy": "fedavg", "fedavg.rounds": 1000, "train.parts": "attention"},
-        candidates=_rates("train.learning-rate", 0.003, 0.03),
+        settings={**SYNCHRONOUS, "train.parts": "attention"},
+        candidates=tuple({SERVER_RATE: 1.0, LOCAL_RATE: rate} for rate in (0.003, 0.01, 0.03)),
     ),
     Method(
         name="random deal",
@@ -102,13 +103,13 @@ MAIN = (
     Method(
         name="alone, all experts",
         how="whole-alone",
-        candidates=_rates("train.learning-rate", 0.003, 0.03),
+        candidates=_rates(LOCAL_RATE, 0.003, 0.03),
     ),
     Method(
         name="central",
-        settings={"train.learning-rate": 0.003},
+        settings={LOCAL_RATE: 0.003},
         how="central",
-        candidates=_rates("train.learning-rate", 0.01, 0.03),
+        candidates=_rates(LOCAL_RATE, 0.01, 0.03),
     ),
 )
 

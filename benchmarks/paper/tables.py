@@ -33,13 +33,34 @@ def hours_to(cell: Mapping[str, Any], loss: float, name: str) -> float:
 def speedups(cells: Cells, reference: Cells, name: str) -> list[float]:
     """Return, by seed, how many times sooner the loss is reached that the reference ends with.
 
-    Both from the beginning of the run, the reference at the measurement at which it first has that loss.
+    Both from the beginning of the run, the reference at the measurement at which it first has that loss. NaN
+    for what is there before anything is trained: it was not reached.
     """
     found = []
     for seed in sorted(cells.keys() & reference.keys()):
         loss = reference[seed]["points"][-1][name]
-        found.append(hours_to(reference[seed], loss, name) / max(hours_to(cells[seed], loss, name), 1e-9))
+        hours = hours_to(cells[seed], loss, name)
+        found.append(hours_to(reference[seed], loss, name) / hours if hours else math.nan)
     return found
+
+
+def mixed(methods: Mapping[str, Cells]) -> list[str]:
+    """Return what is wrong with the cells of a world: those of a seed must begin with the same loss.
+
+    The embedded text and the bases made of it depend on the installed packages; on one text two machines
+    agree to a millionth.
+    """
+    faults = []
+    for seed in sorted({seed for cells in methods.values() for seed in cells}):
+        begin = {name: cells[seed]["merged_before"] for name, cells in methods.items() if seed in cells}
+        lowest, highest = min(begin, key=begin.__getitem__), max(begin, key=begin.__getitem__)
+        if begin[highest] - begin[lowest] > 1e-4 * begin[lowest]:
+            faults.append(
+                f"seed {seed} was measured on different texts or bases: before training {lowest} has "
+                f"{begin[lowest]:.4f}, {highest} {begin[highest]:.4f}; delete the files of one and measure "
+                "again"
+            )
+    return faults
 
 
 def table(methods: Mapping[str, Cells]) -> str:
@@ -54,12 +75,13 @@ def table(methods: Mapping[str, Cells]) -> str:
         if not cells:
             continue
         of = list(cells.values())
-        sooner = [s for s in speedups(cells, reference, "own") if math.isfinite(s)] if reference else []
+        sooner = speedups(cells, reference, "own")
+        told = f"{fmean(sooner):.1f}x" if sooner and all(map(math.isfinite, sooner)) else "-"
         lines.append(
             f"{name:24} {len(of):5} {_spread([c['own'] for c in of])} {_spread([c['merged'] for c in of])} "
             f"{_spread(paired(cells, reference, 'own'), signed=True):>16} "
             f"{_spread(paired(cells, reference, 'merged'), signed=True):>16} "
-            f"{f'{fmean(sooner):.1f}x' if sooner else '-':>7} {fmean(c['bytes_up'] for c in of) / 1e6:7.2f} "
+            f"{told:>7} {fmean(c['bytes_up'] for c in of) / 1e6:7.2f} "
             f"{_ratio(of, list(reference.values()), 'memory_bytes'):>7} {fmean(c['steps'] for c in of):6.0f} "
             f"{_spread([change for c in of if (change := forgotten(c)) is not None], signed=True):>15} "
             f"{_loads(of):>11}"

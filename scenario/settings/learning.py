@@ -32,7 +32,11 @@ class RunSettings(Section):
     export_merged: bool = Field(
         default=False, description="Also write the full merged checkpoint at the end."
     )
-    save_every_merges: int = Field(default=1, ge=1, description="Merges between two saved states.")
+    save_every_merges: int = Field(
+        default=1,
+        ge=1,
+        description="Merges between two saved states; what real nodes did since ends with the ServerApp.",
+    )
     # Half of the 10 s that a run may be silent at most.
     heartbeat_s: float = Field(
         default=5.0,

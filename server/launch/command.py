@@ -33,6 +33,7 @@ from server.launch.run_config import merge_run_config, write_run_config
 from server.machine.environment import (
     LAUNCH_CONFIG,
     deployed_config,
+    flwr_command,
     quiet_settings,
     repository,
     simulation_settings,
@@ -224,11 +225,6 @@ def make_home() -> Path:
     return Path(
         tempfile.mkdtemp(prefix="ems-fl-", dir=short if too_long and os.access(short, os.W_OK) else usual)
     )
-
-
-def flwr_command() -> str:
-    """Return the ``flwr`` command of this very Python, activated or not."""
-    return str(Path(sys.executable).parent / "flwr")
 
 
 def environment(home: Path, port: int, tag: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from server.launch.command_line import SETTINGS_OPTIONS, with_settings_option
 from server.launch.local_run import ENGINES, engine_faults
-from server.machine.environment import default_nodes, default_workers, repository
+from server.machine.environment import default_nodes, default_workers, flwr_command, repository
 from server.machine.gpus import workers_on_gpus
 from server.machine.loopback import socks_faults
 from server.machine.processes import port_is_free
@@ -128,6 +128,11 @@ def check(options: argparse.Namespace) -> None:
         for name in ("flwr", *(("ray",) if simulates else ()))
         if importlib.util.find_spec(name) is None
     ]
+    if options.engine == "flower" and not faults and not Path(flwr_command()).is_file():
+        faults.append(
+            f"there is no {flwr_command()}, the command that starts Flower: launch with the Python of the "
+            "environment that flwr was installed into"
+        )
     faults += socks_faults(os.environ)
     if options.workers < 1:
         faults.append(f"--workers must be at least 1, got {options.workers}")

@@ -94,6 +94,11 @@ def simulation_settings(workers: int, nodes: int, client_gpus: float = 0.0, *, o
     return f"{settings} init-args-num-cpus={workers}" if own_ray else settings
 
 
+def flwr_command() -> str:
+    """Return the ``flwr`` command of this very Python, activated or not."""
+    return str(Path(sys.executable).parent / "flwr")
+
+
 def repository() -> Path:
     """Return the root folder of this checkout."""
     return Path(__file__).resolve().parents[2]

@@ -11,18 +11,22 @@ MOST_OF_THE_TIME = 0.05
 class SavingPace:
     """Says when the next save is due.
 
-    What is saved when changes nothing but how much is done again after a stop.
+    What is saved when changes nothing but how much is done again after a stop; over a real link some of that
+    cannot be done again, because a node keeps its last update alone.
 
     Parameters
     ----------
     every_merges : int
-        Merges between two saves, >= 1; more where they would take over `MOST_OF_THE_TIME`.
+        Merges between two saves, >= 1; more where they would take over ``share``.
     merges : int
         At the beginning.
+    share : float
+        Of the run's wall time that saving may take.
     """
 
-    def __init__(self, every_merges: int, *, merges: int) -> None:
-        self._every, self._saved_at, self._not_before_s = every_merges, merges, 0.0
+    def __init__(self, every_merges: int, *, merges: int, share: float = MOST_OF_THE_TIME) -> None:
+        self._every, self._share = every_merges, share
+        self._saved_at, self._not_before_s = merges, 0.0
 
     def is_due(self, merges: int) -> bool:
         """Say whether to save now; always before the first merge, when a profile or an assignment is new."""
@@ -37,4 +41,4 @@ class SavingPace:
         yield
         now_s = time.monotonic()
         self._saved_at = merges
-        self._not_before_s = now_s + (now_s - began_s) / MOST_OF_THE_TIME
+        self._not_before_s = now_s + (now_s - began_s) / self._share

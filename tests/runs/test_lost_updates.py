@@ -1,6 +1,7 @@
 """A node whose upload the link lost sends what it has kept, after a restart of its SuperNode too."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from client.kept_update import keep_update, kept_update
 from scenario.derive import population_from
 from scenario.settings.reading import read_config
 from server.app import run
+from server.record.state import load_state
 from strategy.messages import ARRAYS, METRICS, read_task
+from strategy.state import EmsFlState
 from tests.fake_grid import FakeGrid
 from tests.runs.conftest import Settings
 from tests.runs.test_fedavg_rounds import one_at_a_time
@@ -107,51 +110,79 @@ def test_half_a_file_is_no_update_and_another_runs_is_not_ours(tmp_path: Path) -
     assert kept_update(node(7), [3]) is None
 
 
-def test_a_run_that_goes_on_asks_for_what_was_under_way_and_it_is_sent_not_trained_again(
-    tiny_run: Settings, clients: Clients, tmp_path: Path
+def lacks(state: EmsFlState, node: int, number: int) -> bool:
+    """Say whether a saved state has no update of a node's training message."""
+    under_way = {sent.node_id for sent in state.in_flight.values() if sent.versions}
+    answered = state.dispatches.get(node, 0) - (node in under_way)
+    return number >= answered or number in state.lost.get(node, {})
+
+
+@pytest.mark.parametrize("num_nodes", [1, 2])
+@pytest.mark.parametrize("dies_at", [(1,), (3,), (1, 1), (3, 1, 2)], ids=str)
+def test_a_run_that_goes_on_is_sent_what_its_state_lacks_and_nothing_twice(
+    tiny_run: Settings, clients: Clients, tmp_path: Path, dies_at: tuple[int, ...], num_nodes: int
 ) -> None:
     settings = {
         **tiny_run,
-        **{"sky.simulated": False, "sky.hours": 0.05, "profile.wait-hours": 0.001, "merge.max-merges": 3},
+        **{"sky.simulated": False, "sky.hours": 0.05, "profile.wait-hours": 0.001, "merge.max-merges": 9},
         **{"train.steps-wall-budget-s": 60.0, "train.max-steps": 2, "population.clusters": 2},
     }
     names = [cluster.name for cluster in population_from(read_config(settings)).clusters]
     nodes = {
         node: {"cluster": name, "keep": str(tmp_path / f"kept-{node}")}
-        for node, name in enumerate(names, start=1)
+        for node, name in enumerate(names[:num_nodes], start=1)
     }
-    grid = one_at_a_time(clients(settings, node_configs=nodes))
-    client, sent = grid.client, list[Any]()
+    runs, killed = tmp_path / "runs", tmp_path / "killed"
+    made: dict[int, tuple[int, Any]] = {}  # by node, the number of the message of its last update, and that
+    sent_again: dict[int, list[tuple[int, Any]]]
 
-    def dies_with_the_first_update(message: Message) -> RecordDict | None:
-        reply = client(message)
-        if message.metadata.message_type == "train":
-            sent.append(reply)
-            raise KeyboardInterrupt  # the ServerApp ends; the node's work is done and kept
-        assert isinstance(reply, RecordDict)
-        return reply
+    def begin(flower_run: int, dies_after: float) -> Path:
+        """Run in Flower's run of this number until it has been sent so many updates."""
+        folders = list(runs.glob("*"))
+        of_run = settings | ({"run.resume": str(folders[0])} if folders else {})
+        grid = one_at_a_time(clients(of_run, node_configs=nodes, run_id=flower_run))
+        grid.node_ids = list(nodes)
+        client, count = grid.client, 0
 
-    grid.client = dies_with_the_first_update
-    with pytest.raises(KeyboardInterrupt):
-        run(grid, read_config(settings))
-    (folder,) = (tmp_path / "runs").iterdir()
-    more = settings | {"run.resume": str(folder)}
-    again = one_at_a_time(clients(more, node_configs=nodes, run_id=2))
-    answer, answers = again.client, list[tuple[Any, Any]]()
+        def answer(message: Message) -> RecordDict | None:
+            nonlocal count
+            if message.metadata.message_type != "train":
+                return client(message)
+            if count < dies_after:
+                count += 1
+                reply, node, task = client(message), message.metadata.dst_node_id, read_task(message)
+                said = reply.metric_records[METRICS].get("dispatch")
+                if said is None:
+                    made[node] = task.dispatch, reply
+                else:
+                    sent_again[node].append((said, reply))
+                assert task.lost_of == tuple(map(str, range(1, flower_run))) or not task.lost
+            if count >= dies_after:
+                # The ServerApp is killed; the node's work is done and kept. Nothing is saved from here on.
+                if not killed.exists():
+                    shutil.copytree(runs, killed)
+                raise KeyboardInterrupt
+            return reply
 
-    def listen(message: Message) -> RecordDict | None:
-        reply = answer(message)
-        assert isinstance(reply, RecordDict)
-        if message.metadata.message_type == "train":
-            answers.append((read_task(message), reply))
-        return reply
+        grid.client = answer
+        return run(grid, read_config(of_run))
 
-    again.client = listen
-    run(again, read_config(more))
-    resent = [
-        reply for task, reply in answers if task.lost and reply.metric_records[METRICS].get("dispatch") == 0
-    ]
-    assert [content_of(reply) for reply in resent] == [content_of(sent[0])]
-    assert all(task.lost_of == ("1",) for task, _ in answers if task.lost)
+    for flower_run, after in enumerate(dies_at, start=1):
+        sent_again = {node: [] for node in nodes}
+        with pytest.raises(KeyboardInterrupt):
+            begin(flower_run, after)
+        shutil.rmtree(runs)
+        killed.rename(runs)
+    (folder,) = runs.iterdir()
+    state, _, _ = load_state(folder)
+    lacking = {node: last for node, last in made.items() if lacks(state, node, last[0])}
+    assert lacking
+    sent_again = {node: [] for node in nodes}
+    begin(len(dies_at) + 1, float("inf"))
+    for node, found in sent_again.items():
+        wanted = [lacking[node]] if node in lacking else []
+        assert [number for number, _ in found] == [number for number, _ in wanted]
+        assert [content_of(reply) for _, reply in found] == [content_of(reply) for _, reply in wanted]
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    assert [event["merges"] for event in events if event["event"] == "merged"] == [1, 2, 3]
+    assert [event["merges"] for event in events if event["event"] == "merged"] == [*range(1, 10)]
+    assert not [event for event in events if event["event"] == "refused"]

@@ -1,11 +1,13 @@
 """Settings of the launcher with or without their option, anywhere on the line."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 
 from server.launch.command import main, parse
 from server.launch.command_line import with_settings_option
+from server.launch.options import check
 
 
 @pytest.mark.parametrize(
@@ -39,3 +41,12 @@ def test_an_unknown_option_is_still_refused(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as stop:
         main(["seed=1", "--no-such-option"])
     assert stop.value.code == 2 and "--no-such-option" in capsys.readouterr().err
+
+
+def test_a_python_without_flowers_command_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.machine.environment.sys.executable", str(tmp_path / "python"))
+    with pytest.raises(ValueError, match=f"there is no {tmp_path}/flwr, the command that starts Flower"):
+        check(parse([]))
+    check(parse(["--engine", "in-process"]))
