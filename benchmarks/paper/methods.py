@@ -43,6 +43,10 @@ def _rates(key: str, *values: float) -> tuple[Settings, ...]:
     return tuple({key: value} for value in values)
 
 
+def _at_server_rate_1(*local_rates: float) -> tuple[Settings, ...]:
+    return tuple({SERVER_RATE: 1.0, LOCAL_RATE: rate} for rate in local_rates)
+
+
 EMS_FL = Method(
     name="EMS-FL",
     absent=KEPT_BY_OWNERS,
@@ -53,10 +57,7 @@ SYNCHRONOUS: Settings = {"strategy": "fedavg", "fedavg.rounds": 1000, SERVER_RAT
 FEDAVG = Method(
     name="FedAvg",
     settings=SYNCHRONOUS,
-    candidates=(
-        *({SERVER_RATE: 1.0, LOCAL_RATE: rate} for rate in (0.003, 0.01, 0.03)),
-        *_rates(SERVER_RATE, 0.5, 4.0),
-    ),
+    candidates=(*_at_server_rate_1(0.003, 0.01, 0.03), *_rates(SERVER_RATE, 0.5, 4.0)),
 )
 MAIN = (
     EMS_FL,
@@ -88,7 +89,7 @@ MAIN = (
     Method(
         name="attention alone (FedAvg)",
         settings={**SYNCHRONOUS, "train.parts": "attention"},
-        candidates=tuple({SERVER_RATE: 1.0, LOCAL_RATE: rate} for rate in (0.003, 0.01, 0.03)),
+        candidates=_at_server_rate_1(0.003, 0.01, 0.03),
     ),
     Method(
         name="random deal",
