@@ -124,6 +124,12 @@ ABLATIONS = (
     EMS_FL,
     Method(name="first visit counts", settings={"assign.provisional": True}, absent=KEPT_BY_OWNERS),
     Method(name="discount constant", settings={"merge.discount": "constant"}, absent=KEPT_BY_OWNERS),
+    # The mean weight that the default gives on a crowded sky: is it age that matters, or the step alone?
+    Method(
+        name="discount constant, half steps",
+        settings={"merge.discount": "constant", SERVER_RATE: 0.5},
+        absent=KEPT_BY_OWNERS,
+    ),
     Method(name="discount hinge", settings={"merge.discount": "hinge"}, absent=KEPT_BY_OWNERS),
     Method(name="both factors (lora)", settings={"train.method": "lora"}, absent=KEPT_BY_OWNERS),
     Method(name="router rows too", settings={"train.router-rows": True}, absent=KEPT_BY_OWNERS),
