@@ -1,5 +1,7 @@
 """Lines on how far a run is, and how often its state is saved."""
 
+import math
+
 import pytest
 
 from server.record import saving_pace
@@ -111,3 +113,13 @@ def test_what_comes_before_the_first_merge_is_saved_at_once_and_later_not_twice(
     with pace.saving(0):
         pass
     assert pace.is_due(0) and not pace.is_due(2) and pace.is_due(3)
+
+
+def test_over_a_real_link_every_merge_is_saved_whatever_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    wall = Wall()
+    monkeypatch.setattr(saving_pace.time, "monotonic", wall)
+    pace, hasty = SavingPace(1, merges=0, share=math.inf), SavingPace(1, merges=0)
+    for each in (pace, hasty):
+        with each.saving(1):
+            wall.now_s += 60.0
+    assert pace.is_due(2) and not hasty.is_due(2)
