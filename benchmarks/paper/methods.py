@@ -62,6 +62,8 @@ FEDAVG = Method(
 MAIN = (
     EMS_FL,
     FEDAVG,
+    # As most know it: the server takes the mean.
+    Method(name="FedAvg, server rate 1", settings={"strategy": "fedavg", "fedavg.rounds": 1000}),
     Method(
         name="FedProx",
         settings={**SYNCHRONOUS, "fedavg.proximal-mu": 0.01},
