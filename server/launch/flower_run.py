@@ -18,6 +18,7 @@ from server.screen.last_word import REFUSED
 
 RUN_ID = re.compile(r"Successfully started run (\d+)")
 STATUS_PATIENCE_S = 15.0
+RUNNING = "running:"
 # A run says something every 5 s unless run.heartbeat-s says otherwise.
 UNHEARD_S = 10.0
 GONE_PATIENCE_S = 10.0
@@ -110,6 +111,7 @@ class FlowerRun:
         Ending the processes of a run that is out of time is the caller's part: most are not children of this
         one.
         """
+        began_s = time.monotonic()
         process = subprocess.Popen(
             self.command,
             env=self.environment,
@@ -126,7 +128,7 @@ class FlowerRun:
         threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
         heard = self._pass_on(lines)
         if heard.is_late:
-            return RunEnd(completed=False, reason=f"not finished after {self.timeout_s:g} s", timed_out=True)
+            return self._out_of_time()
         if heard.is_gone and heard.run_id is not None:
             end = self._end(heard.run_id, patience_s=0.0)
             return end if end.explained or end.completed else RunEnd(completed=False, reason=GONE)
@@ -134,9 +136,18 @@ class FlowerRun:
             return RunEnd(completed=False, reason=f"`flwr run` exited with code {code}")
         if heard.run_id is None:
             return RunEnd(completed=False, reason="`flwr run` started no run")
-        end = self._end(heard.run_id)
+        end = self._end(heard.run_id, patience_s=STATUS_PATIENCE_S)
+        # A busy SuperLink cuts the log off; the run does not end with it.
+        while end.reason.startswith(RUNNING) and (self.app_is_alive is None or self.app_is_alive()):
+            if self.timeout_s and time.monotonic() - began_s > self.timeout_s:
+                return self._out_of_time()
+            _show("launch: Flower's log of the run has ended and the run has not; waiting for its end\n")
+            end = self._end(heard.run_id, patience_s=self.silence_s)
         refusal = COLOUR.sub("", "".join(heard.refusal)).strip()
         return replace(end, refusal="" if end.completed else refusal)
+
+    def _out_of_time(self) -> RunEnd:
+        return RunEnd(completed=False, reason=f"not finished after {self.timeout_s:g} s", timed_out=True)
 
     def _pass_on(self, lines: queue.Queue[str | None]) -> _Heard:
         """Print the lines to the end, or until the run is out of time or its process is gone."""
@@ -165,7 +176,7 @@ class FlowerRun:
                 _show(line)
                 last_s = heard_s
 
-    def _end(self, run_id: str, patience_s: float = STATUS_PATIENCE_S) -> RunEnd:
+    def _end(self, run_id: str, patience_s: float) -> RunEnd:
         """Ask Flower for the final status of a run; the stream may end a moment earlier."""
         deadline_s = time.monotonic() + patience_s
         while True:

@@ -9,19 +9,18 @@ import random
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from safetensors import SafetensorError, safe_open
 
-from server.machine.processes import end_all, tagged
-from tests.deployment.node_faults import CLUSTERS, Site
+from server.machine.processes import tagged
+from tests.deployment.node_faults import CLUSTERS, Site, site
 from tests.deployment.test_loopback import LAUNCH, RUN_LIMIT_S, base_model
 from tests.rooms import ROOT
 
-__all__ = ["base_model"]
+__all__ = ["base_model", "site"]
 
 KILLS = 20
 MERGES = 60
@@ -59,19 +58,6 @@ class Made(threading.Thread):
         self.join()
 
 
-@pytest.fixture
-def site(base_model: Path, tmp_path: Path) -> Iterator[Site]:
-    assert base_model.is_dir()
-    servers = Site(tmp_path)
-    try:
-        servers.start_superlink(CLUSTERS)
-        for number in range(len(CLUSTERS)):
-            servers.bring_up(number)
-        yield servers
-    finally:
-        end_all(lambda: tagged(servers.tag))
-
-
 def launch(site: Site, life: int) -> "subprocess.Popen[bytes]":
     """Begin the run, or go on with it."""
     config = ["conf/deployment.toml", f"run.dir='{site.folder / 'runs'}'", f"merge.max-merges={MERGES}",
@@ -98,6 +84,8 @@ def kill_server(site: Site, run: "subprocess.Popen[bytes]") -> None:
 
 @pytest.mark.deployment
 def test_twenty_kills_lose_no_update_and_merge_none_twice(site: Site) -> None:
+    for number in range(len(CLUSTERS)):
+        site.bring_up(number)
     made, rng = Made(site.folder), random.Random(0)
     made.start()
     for life in range(KILLS):

@@ -5,6 +5,8 @@ import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -97,3 +99,29 @@ def test_a_process_of_the_run_is_found_by_the_command_it_runs(tag: str) -> None:
         process.kill()
         process.wait()
         assert not is_running(tag, os.path.basename(sys.executable))
+
+
+def running_then(status: str, file: Path, asked: int) -> list[str]:
+    """Return a command that says so often that a run is running, and then how it ended."""
+    code = (
+        f"import json; file = open({str(file)!r}, 'a+'); file.write('.'); file.seek(0); "
+        f"status = {status!r} if len(file.read()) > {asked} else 'running'; "
+        "print(json.dumps({'runs': [{'run-id': '7', 'status': status, 'status-details': 'N/A'}]}))"
+    )
+    return [sys.executable, "-c", code]
+
+
+def test_a_run_whose_log_was_cut_off_is_waited_for(
+    tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(flower_run, "STATUS_PATIENCE_S", 0.0)
+    run = replace(follow(tag, STARTED, ""), silence_s=0.3)
+    for status, completed in (("finished:completed", True), ("finished:failed", False)):
+        asks = running_then(status, tmp_path / status, asked=4)
+        end = replace(run, list_command=asks).follow()
+        assert end.completed is completed and end.reason.startswith(status)
+        assert "launch: Flower's log of the run has ended and the run has not" in capsys.readouterr().out
+    never = running_then("finished:completed", tmp_path / "never", asked=10_000)
+    assert replace(run, list_command=never, timeout_s=1.0).follow().timed_out
+    gone = replace(run, list_command=never, app_is_alive=lambda: False).follow()
+    assert not gone.completed and gone.reason == "running: N/A"
